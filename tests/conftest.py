@@ -1,0 +1,37 @@
+"""Fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The same examples on every run and every machine: a red test must stay red when it is run again.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of external test data: TRITIUM_TEST_DATA, else ``shared/data`` beside the source tree."""
+    folder = Path(os.environ.get("TRITIUM_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no external test data at {folder}; set TRITIUM_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the defaults, whatever the developer has exported."""
+    for name in [name for name in os.environ if name.startswith("TRITIUM_") and name != "TRITIUM_TEST_DATA"]:
+        monkeypatch.delenv(name)
