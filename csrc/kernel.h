@@ -1,0 +1,108 @@
+// What a kernel sees. A kernel is a plain function over a range of units of one step; it never allocates, throws, prints or
+// starts threads, and reports what it did and what went wrong through Work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tritium {
+
+constexpr int kLanes = 16;             // lanes of every f32 sum (profile tritium-canon-1)
+constexpr int kPanelRows = 16;         // rows of a weight panel
+constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
+constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
+constexpr int kMaxOperands = 6;
+constexpr int kMaxResidents = 4;
+
+enum class Error : int32_t { none = 0, not_finite = 1, kv_overflow = 2 };
+
+// Counted by the kernel while it runs: work done, work proved unnecessary, weight and cache bytes read. The first error of a range
+// is kept with its row.
+struct Work {
+  uint64_t macs = 0;
+  uint64_t macs_skipped = 0;
+  uint64_t bytes = 0;
+  Error error = Error::none;
+  int64_t error_row = -1;
+
+  void fail(Error e, int64_t row) {
+    if (error == Error::none) {
+      error = e;
+      error_row = row;
+    }
+  }
+};
+
+// Columns of an activation buffer: `data` points at row 0 of the first column, rows are `stride` elements apart.
+// f32 strides are multiples of 16, i8 strides of 64; columns past a value's width up to that multiple are zero.
+struct Operand {
+  void* data;
+  int64_t stride;
+  template <class T>
+  T* row(int64_t r) const {
+    return static_cast<T*>(data) + r * stride;
+  }
+};
+
+// Resident layouts: f32 f16 bf16 q8_0 q6_k are the file's rows, unchanged.
+// i2s: rows/16 panels of ceil(cols/16) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 4r + b hold trit + 1 of row r,
+// k = 16·block + 4j + b (padding: code 1). At the next multiple of 64 bytes follow rows/16 f32 scales, one a panel.
+struct Resident {
+  const uint8_t* data;
+  int64_t rows;
+  int64_t cols;
+  int64_t nbytes;
+};
+
+struct BatchView {
+  const int32_t* tokens;
+  const int32_t* positions;
+  const int32_t* slots;
+  const int32_t* block_tables;  // [n_slots][table_width]
+  int64_t table_width;
+  const int32_t* outputs;
+  int32_t top_k;  // 0: full logits
+};
+
+// One layer of the paged cache, f16: keys [n_blocks][n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so
+// that lanes are keys), values [n_blocks][n_kv_heads][kv_block][head_dim].
+struct KvLayer {
+  uint16_t* keys;
+  uint16_t* values;
+};
+
+struct Call {
+  int64_t t;  // rows of the step's domain: tokens or outputs
+  Operand in[kMaxOperands];
+  Operand out[kMaxOperands];
+  const int32_t* ints;  // in the order of the op's row in src/tritium/ops.py
+  const float* floats;
+  Resident weights[kMaxResidents];
+  BatchView batch;
+  KvLayer kv;
+  int32_t kv_block;
+  float* scratch;         // this worker's, scratch_floats long, 64-byte aligned
+  int64_t scratch_floats;
+};
+
+// A range [begin, end) of the op's units:
+//   linear                 panels of 16 rows
+//   logits_projection      groups of 16 vocabulary rows
+//   attention              row · n_kv_heads + kv_head
+//   all others             rows
+using KernelFn = void (*)(const Call& call, int64_t begin, int64_t end, Work& work);
+
+struct Kernel {
+  const char* id;
+  const char* op;
+  const char* layout;
+  const char* isa;
+  int32_t t_min;
+  int32_t t_max;  // 0: unbounded
+  KernelFn run;
+};
+
+// The only symbol of a kernel unit: extern "C" const Kernel* tritium_kernels_<isa>(int64_t* n).
+using KernelTable = const Kernel* (*)(int64_t* n);
+
+}  // namespace tritium

@@ -1,0 +1,89 @@
+"""The op table: what a step can compute, with its attributes, its cost and how its results compare between back ends.
+
+A graph uses the plain ops. A planner may replace a chain of them by a fused op that a back end offers (``parts`` names the
+chain); the result has the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Attrs = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Work of one call on T rows: multiply-accumulates, and activation and cache bytes moved. Weight bytes come from the residents."""
+
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One row: attribute names in the order in which a plan stores them, a cost rule, the comparison family.
+
+    ``family``: "exact" compares integers, "bits" compares float32 bit patterns; both with ``==``.
+    ``cost(attrs, t, kv_len)``: t rows, each seeing kv_len cached positions where the op reads the cache.
+    """
+
+    name: str
+    ints: tuple[str, ...]
+    floats: tuple[str, ...]
+    cost: Callable[[Attrs, int, int], Cost]
+    family: str = "bits"
+    parts: tuple[str, ...] = ()
+
+
+def _elementwise(reads: int, writes: int = 1) -> Callable[[Attrs, int, int], Cost]:
+    def cost(a: Attrs, t: int, kv_len: int) -> Cost:
+        return Cost(0, int(4 * (reads + writes) * t * a["k"]))
+
+    return cost
+
+
+def _quantize(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(t * (5 * a["k"] + 4)))
+
+
+def _linear(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(int(t * a["k"] * a["n"]), int(t * (a["k"] + 4 + 4 * a["n"] * (1 + a.get("accumulate", 0)))))
+
+
+def _rope_kv(a: Attrs, t: int, kv_len: int) -> Cost:
+    rotated = (a["n_heads"] + a["n_kv_heads"]) * a["head_dim"]
+    return Cost(0, int(t * (8 * rotated + 4 * a["head_dim"] + 2 * 2 * a["n_kv_heads"] * a["head_dim"])))
+
+
+def _attention(a: Attrs, t: int, kv_len: int) -> Cost:
+    cache = 2 * 2 * a["n_kv_heads"] * a["head_dim"] * kv_len
+    return Cost(int(2 * t * a["n_heads"] * a["head_dim"] * kv_len), int(t * (cache + 8 * a["n_heads"] * a["head_dim"])))
+
+
+def _logits(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(int(t * a["k"] * a["vocab"]), int(4 * t * (a["k"] + a["vocab"])))
+
+
+def _select(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(4 * t * a["vocab"]))
+
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op("embedding", ("k", "vocab"), (), _elementwise(0)),
+        Op("rmsnorm", ("k",), ("eps",), _elementwise(1)),
+        Op("quantize", ("k", "act_bits"), (), _quantize, family="exact"),
+        Op("linear", ("k", "n", "group", "act_bits", "accumulate"), (), _linear),
+        Op("rope_kv", ("layer", "n_heads", "n_kv_heads", "head_dim", "interleaved"), (), _rope_kv),
+        Op("attention", ("layer", "n_heads", "n_kv_heads", "head_dim"), (), _attention),
+        Op("relu2_mul", ("k",), (), _elementwise(2)),
+        Op("silu_mul", ("k",), (), _elementwise(2)),
+        Op("add", ("k",), (), _elementwise(2)),
+        Op("output_rows", ("k",), (), _elementwise(1)),
+        Op("logits_projection", ("k", "vocab"), (), _logits),
+        Op("select", ("vocab",), (), _select, family="exact"),
+        Op("rmsnorm_quantize", ("k", "act_bits"), ("eps",), _quantize, family="exact", parts=("rmsnorm", "quantize")),
+    )
+}

@@ -1,0 +1,103 @@
+"""Data that crosses module borders: plain, typed, frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a model file.
+
+    ``shape`` is row-major, (out_features, in_features) for a matrix: the reverse of GGUF's order.
+    ``layout`` names a row of ``tritium.layouts.LAYOUTS``; ``offset`` counts bytes from the start of the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Hyperparameters of a decoder, in the glossary's names."""
+
+    architecture: str
+    vocab_size: int
+    n_layers: int
+    d_model: int
+    d_ff: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope_theta: float
+    rope_style: Literal["half", "interleaved"]
+    activation: Literal["relu2", "silu"]
+    sub_norms: bool
+    tied_head: bool
+    max_context: int
+    act_bits: int = 8
+    rope_factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The input of one step: T tokens of any mix of sequences.
+
+    tokens (T,) i32; positions (T,) i32, absolute; slots (T,) i32, the row of ``block_tables`` that the token's sequence owns;
+    block_tables (S, B) i32, the cache block of each sequence's positions, ``positions // kv_block`` indexing a row;
+    outputs (n,) i32, ascending indices into the T tokens whose logits are asked for;
+    top_k: 0 asks for full logits, k > 0 for the k best candidates of each output.
+
+    Tokens of one sequence stand in ascending order of position, and their earlier positions are in the cache or in this batch.
+    """
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    outputs: NDArray[np.int32]
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The output of one step, one row for each requested output.
+
+    Full request: ``logits`` (n, vocab_size) f32. Candidate request: ``ids`` (n, k) i32 and ``values`` (n, k) f32, by descending
+    logit, ties by ascending id. The arrays may be views that the next step overwrites.
+    """
+
+    logits: NDArray[np.float32] | None = None
+    ids: NDArray[np.int32] | None = None
+    values: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepCount:
+    """What the executor counted for one kernel of one plan step, summed over calls."""
+
+    step: str
+    kernel: str
+    calls: int
+    macs: int
+    macs_skipped: int
+    bytes: int
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Counters of all steps since the executor was made or last reset."""
+
+    n_steps: int
+    n_tokens: int
+    wall_ns: int
+    counts: tuple[StepCount, ...] = field(default=())
