@@ -1,7 +1,7 @@
 """The command line: one file a command, found by its name and imported only when it is invoked.
 
-``cli/<name>.py`` holds ``command``, a click command, and a docstring whose first line is its short help. An underscore in
-the file's name is a dash in the command's; a file whose name starts with an underscore is no command.
+``cli/<name>.py`` holds ``command``, a click command, and a docstring whose first line is its short help. An underscore
+in the file's name is a dash in the command's; a file whose name starts with an underscore is no command.
 
 Results go to stdout; progress, logs and errors go to stderr. A failure is one line; ``-v`` adds the traceback.
 """
@@ -62,6 +62,15 @@ def _set_verbose(context: click.Context, _parameter: click.Parameter, value: boo
         invocation.verbose = True
 
 
+_verbose_option = click.Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    expose_value=False,
+    callback=_set_verbose,
+    help="Show the traceback of a failure.",
+)
+
+
 class Commands(click.Group):
     """The commands of this folder."""
 
@@ -79,16 +88,8 @@ class Commands(click.Group):
         module = importlib.import_module(f"tritium.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         command.name = cmd_name
-        if not any("--verbose" in parameter.opts for parameter in command.params):
-            command.params.append(
-                click.Option(
-                    ["-v", "--verbose"],
-                    is_flag=True,
-                    expose_value=False,
-                    callback=_set_verbose,
-                    help="Show the traceback of a failure.",
-                )
-            )
+        if _verbose_option not in command.params:
+            command.params.append(_verbose_option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -108,6 +109,7 @@ def _short_help(name: str) -> str:
 @click.command(
     cls=Commands,
     no_args_is_help=True,
+    params=[_verbose_option],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(tritium.__version__, prog_name="tritium", message="%(prog)s %(version)s")
@@ -123,7 +125,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx is not None else "tritium"
-        return 2, f"{error.format_message()} Try '{where} --help'."
+        return 2, f"{error.format_message().rstrip('.')}. Try '{where} --help'."
     if isinstance(error, click.FileError):
         return 3, error.format_message()
     if isinstance(error, click.ClickException):
