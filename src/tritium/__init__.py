@@ -51,8 +51,8 @@ __all__ = [
     "Tokenizer",
     "TritiumError",
     "UnsupportedError",
-    "load",
     "__version__",
+    "load",
 ]
 
 

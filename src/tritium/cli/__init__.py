@@ -8,6 +8,7 @@ Results go to stdout; progress, logs and errors go to stderr. A failure is one l
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -95,8 +96,9 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each command's short help, read from its file: ``--help`` must not import the engine."""
         rows = [(name, _short_help(name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
@@ -108,7 +110,7 @@ def _short_help(name: str) -> str:
 
 @click.command(
     cls=Commands,
-    no_args_is_help=True,
+    no_args_is_help=False,
     params=[_verbose_option],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -132,7 +134,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, error.format_message()
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
-        return 3, f"{error.filename}: {reason}" if error.filename is not None else reason
+        code = 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 3
+        return code, f"{error.filename}: {reason}" if error.filename is not None else reason
     if isinstance(error, MemoryError):
         return 1, "out of memory"
     return 1, f"internal error: {type(error).__name__}: {error}. Run with -v for the traceback."
@@ -148,6 +151,9 @@ def invoke(arguments: Sequence[str]) -> int:
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with program.make_context("tritium", list(arguments), **settings) as context:
+            if not arguments:
+                note(context.get_help())
+                return 2
             program.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
