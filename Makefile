@@ -28,7 +28,7 @@ lint: build
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) scripts/generate_docs.py --check
 
 build: $(STAMP)
