@@ -1,0 +1,1 @@
+"""Measuring: what a machine is, and what runs cost on it."""

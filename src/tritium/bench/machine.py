@@ -1,0 +1,126 @@
+"""What the machine is, as the operating system tells it. A fact that is not told is None, never guessed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache of the first CPU: ``kind`` is Data, Instruction or Unified; ``n_cpus`` share it."""
+
+    level: int
+    kind: str
+    size_bytes: int
+    n_cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Facts about the machine.
+
+    ``n_cpus`` are those that this process may use, ``n_cores`` the physical cores behind them; ``cpu_quota`` is the control
+    group's limit in CPUs; ``huge_pages`` is the mode of transparent huge pages; ``governor`` that of the first CPU.
+    """
+
+    os: str
+    kernel: str
+    architecture: str
+    python: str
+    cpu: str | None
+    virtual: bool
+    n_cpus: int
+    n_cores: int | None
+    cpu_quota: float | None
+    caches: tuple[Cache, ...]
+    memory_bytes: int | None
+    memory_available_bytes: int | None
+    huge_pages: str | None
+    governor: str | None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def count_cpus(cpu_list: str) -> int:
+    """The number of CPUs in a kernel list such as ``0-3,8``. Errors: ValueError if it is no such list."""
+    n = 0
+    for part in cpu_list.split(","):
+        first, _, last = part.partition("-")
+        n += int(last or first) - int(first) + 1
+    return n
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``32K``. Errors: ValueError if it is no such size."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    if match is None:
+        raise ValueError(f"size: expected digits and K, M or G, got {text!r}")
+    return int(match[1]) * _UNITS.get(match[2], 1)
+
+
+def _caches(cpu: Path) -> tuple[Cache, ...]:
+    caches = []
+    for index in sorted((cpu / "cache").glob("index*")):
+        level, kind, size, shared = (_text(index / name) for name in ("level", "type", "size", "shared_cpu_list"))
+        if level and kind and size and shared:
+            caches.append(Cache(int(level), kind, parse_size(size), count_cpus(shared)))
+    return tuple(sorted(caches, key=lambda cache: (cache.level, cache.kind)))
+
+
+def _n_cores(cpus: Path, allowed: set[int]) -> int | None:
+    cores = {_text(cpus / f"cpu{number}" / "topology" / "thread_siblings_list") for number in allowed}
+    return None if None in cores else len(cores)
+
+
+def _memory(root: Path, key: str) -> int | None:
+    match = re.search(rf"^{key}:\s+(\d+) kB$", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _cpu_quota(root: Path) -> float | None:
+    quota, _, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
+    if not period:
+        quota = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us") or ""
+        period = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us") or ""
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def _in_brackets(text: str | None) -> str | None:
+    match = re.search(r"\[(\w+)\]", text or "")
+    return match[1] if match else None
+
+
+def read_machine(root: Path = Path("/"), allowed: set[int] | None = None) -> Machine:
+    """Read the facts from the file systems under ``root``; ``allowed`` are the numbers of the CPUs to count."""
+    if allowed is None:
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cpuinfo = _text(root / "proc/cpuinfo") or ""
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    cpus = root / "sys/devices/system/cpu"
+    return Machine(
+        os=platform.system().lower(),
+        kernel=platform.release(),
+        architecture=platform.machine(),
+        python=platform.python_version(),
+        cpu=model[1].strip() if model else None,
+        virtual=re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None,
+        n_cpus=len(allowed),
+        n_cores=_n_cores(cpus, allowed),
+        cpu_quota=_cpu_quota(root),
+        caches=_caches(cpus / "cpu0"),
+        memory_bytes=_memory(root, "MemTotal"),
+        memory_available_bytes=_memory(root, "MemAvailable"),
+        huge_pages=_in_brackets(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        governor=_text(cpus / "cpu0/cpufreq/scaling_governor"),
+    )
