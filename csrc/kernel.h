@@ -25,7 +25,8 @@ struct Work {
   Error error = Error::none;
   int64_t error_row = -1;
 
-  void fail(Error e, int64_t row) {
+  // Forced inline, as Operand::row is: a copy compiled for one instruction set must not be merged into another unit.
+  [[gnu::always_inline]] void fail(Error e, int64_t row) {
     if (error == Error::none) {
       error = e;
       error_row = row;
@@ -39,7 +40,7 @@ struct Operand {
   void* data;
   int64_t stride;
   template <class T>
-  T* row(int64_t r) const {
+  [[gnu::always_inline]] T* row(int64_t r) const {
     return static_cast<T*>(data) + r * stride;
   }
 };
