@@ -164,9 +164,7 @@ def apply_rope(x: F32, cos: F32, sin: F32, style: str) -> F32:
     Shapes: x (T, heads, d) f32, cos and sin (T, d/2) f32 → (T, heads, d) f32. Source: Su et al. 2021.
     """
     half = x.shape[-1] // 2
-    first, second = (
-        (slice(0, half), slice(half, None)) if style == "half" else (slice(0, None, 2), slice(1, None, 2))
-    )
+    first, second = (slice(0, half), slice(half, None)) if style == "half" else (slice(0, None, 2), slice(1, None, 2))
     x0, x1 = x[..., first], x[..., second]
     c, s = cos[:, None, :], sin[:, None, :]
     y = np.empty_like(x)
@@ -237,7 +235,7 @@ _SIN_TERMS = tuple((-1.0) ** n / float(np.prod(np.arange(1, 2 * n + 2, dtype=obj
 _COS_TERMS = tuple((-1.0) ** n / float(np.prod(np.arange(1, 2 * n + 1, dtype=object))) for n in range(9, -1, -1))
 
 
-def _log64(x: float) -> float:
+def log64(x: float) -> float:
     """ln x in float64 by 2·atanh of (m − 1)/(m + 1), m the mantissa in [√½, √2)."""
     mantissa, exponent = np.frexp(x)
     m, e = float(mantissa), int(exponent)
@@ -283,7 +281,7 @@ def rope_tables(n_positions: int, head_dim: int, theta: float, factors: tuple[fl
 
     Shapes: → cos, sin (n_positions, head_dim/2) f32. Angles are formed in float64.
     """
-    log_theta = _log64(theta)
+    log_theta = log64(theta)
     frequencies = np.array([_exp64(-(2.0 * i / head_dim) * log_theta) for i in range(head_dim // 2)])
     if factors:
         frequencies = frequencies / np.array(factors, np.float64)
