@@ -131,6 +131,8 @@ class Plan:
     head_dim: int
     kv_block: int
     arena_bytes: int
+    rope_theta: float
+    rope_factors: tuple[float, ...]
     buffers: tuple[Buffer, ...]
     residents: tuple[Resident, ...]
     steps: tuple[Step, ...]
@@ -171,9 +173,7 @@ def encode_plan(plan: Plan, ops: Mapping[str, Any]) -> bytes:
     for s in plan.steps:
         row = ops[s.op]
         name(s.op)
-        out += struct.pack(
-            "<5B", len(s.inputs), len(s.outputs), len(row.ints), len(row.floats), len(s.choices)
-        )
+        out += struct.pack("<5B", len(s.inputs), len(s.outputs), len(row.ints), len(row.floats), len(s.choices))
         for operand in (*s.inputs, *s.outputs):
             out += struct.pack("<II", operand.buffer, operand.column)
         out += struct.pack(f"<{len(row.ints)}i", *(int(s.attrs.get(k, 0)) for k in row.ints))

@@ -14,7 +14,7 @@ Attrs = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Work of one call on T rows: multiply-accumulates, and activation and cache bytes moved. Weight bytes come from the residents."""
+    """Work of one call on T rows: multiply-accumulates, and activation and cache bytes. Residents hold the weight bytes."""
 
     macs: int
     bytes: int

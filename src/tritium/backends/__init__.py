@@ -1,0 +1,101 @@
+"""Back ends: what runs a plan. One file each, its name in ``BACKENDS``; the file's ``backend()`` makes the Backend."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium.errors import UnsupportedError
+from tritium.ir import Plan
+from tritium.types import Batch, StepCount, StepResult, TensorInfo
+
+BACKENDS = ("cpu", "reference", "null")
+
+DEVICES: dict[str, str] = {"auto": "cpu", "cpu": "cpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRow:
+    """A kernel that a back end offers for t_min ≤ T ≤ t_max (0: unbounded) rows."""
+
+    id: str
+    t_min: int
+    t_max: int
+
+
+class TensorSource(Protocol):
+    """Where weights come from: an open model file."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def data(self, name: str) -> NDArray[np.uint8]: ...
+
+
+class Program(Protocol):
+    """A plan with its weights and cache in memory, ready to step."""
+
+    n_threads: int
+
+    def step(self, batch: Batch) -> StepResult: ...
+
+    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+        """Steps, tokens, wall nanoseconds, and one StepCount for each kernel that a plan step may run."""
+        ...
+
+    def reset_counts(self) -> None: ...
+
+    def copy_block(self, source: int, target: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """What a planner asks. ``fused`` names what the back end runs in one step beyond the plain ops:
+
+    the fused ops of the op table, "stacked" (linears of one input as one) and "accumulate" (a linear that adds to its output).
+    """
+
+    name: str
+    fused: frozenset[str]
+    panel_rows: int
+    """Rows of a matrix are padded to a multiple of this in memory."""
+
+    def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
+        """Kernels for an op on a resident layout, together covering every T. UnsupportedError if there are none."""
+        ...
+
+    def resident_layout(self, op: str, file_layout: str) -> str:
+        """The layout in which the op wants a weight of this file layout in memory."""
+        ...
+
+    def resident_bytes(self, layout: str, rows: int, cols: int) -> int: ...
+
+    def program(
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
+    ) -> Program: ...
+
+
+def find(name: str) -> Backend:
+    """The back end of this name."""
+    if name not in BACKENDS:
+        raise UnsupportedError("unknown back end", expected=" or ".join(BACKENDS), got=name)
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    made: Backend = module.backend()
+    return made
+
+
+def resolve(device: str = "auto", backend: str | None = None) -> str:
+    """The back end's name for a device: ``backend`` when given, else the device's own."""
+    if backend is not None:
+        if backend not in BACKENDS:
+            raise UnsupportedError("unknown back end", expected=" or ".join(BACKENDS), got=backend)
+        return backend
+    if device not in DEVICES:
+        raise UnsupportedError("unknown device", expected=" or ".join(DEVICES), got=device)
+    return DEVICES[device]

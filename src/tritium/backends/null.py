@@ -1,0 +1,79 @@
+"""The null back end: plans and steps like the others and computes nothing; what is left is the cost of everything around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tritium.backends import KernelRow, Program, TensorSource
+from tritium.ir import Plan
+from tritium.layouts import LAYOUTS
+from tritium.types import Batch, StepCount, StepResult
+
+
+class NullBackend:
+    """Offers every op under the kernel id ``null``."""
+
+    name = "null"
+    fused: frozenset[str] = frozenset()
+    panel_rows = 1
+
+    def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
+        """One row for all."""
+        return (KernelRow("null", 1, 0),)
+
+    def resident_layout(self, op: str, file_layout: str) -> str:
+        """The file's layout."""
+        return file_layout
+
+    def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
+        """The file's bytes."""
+        return int(rows * cols * LAYOUTS[layout].bits) // 8
+
+    def program(
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
+    ) -> Program:
+        """A program that answers zeros."""
+        return NullProgram(plan)
+
+
+def backend() -> NullBackend:
+    """The back end."""
+    return NullBackend()
+
+
+class NullProgram:
+    """Every logit is 0, so every candidate list is 0, 1, 2, …"""
+
+    n_threads = 1
+
+    def __init__(self, plan: Plan) -> None:
+        self._vocab_size = plan.vocab_size
+        self.reset_counts()
+
+    def step(self, batch: Batch) -> StepResult:
+        """Zeros for every output."""
+        self._n_steps += 1
+        self._n_tokens += len(batch.tokens)
+        n, k = len(batch.outputs), batch.top_k
+        if not n:
+            return StepResult()
+        if not k:
+            return StepResult(logits=np.zeros((n, self._vocab_size), np.float32))
+        ids = np.broadcast_to(np.arange(k, dtype=np.int32), (n, k))
+        return StepResult(ids=ids, values=np.zeros((n, k), np.float32))
+
+    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+        """Steps and tokens; no kernel ran."""
+        return self._n_steps, self._n_tokens, 0, ()
+
+    def reset_counts(self) -> None:
+        """Set the counters to zero."""
+        self._n_steps = self._n_tokens = 0
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Nothing to copy."""
+
+    def close(self) -> None:
+        """Nothing to release."""

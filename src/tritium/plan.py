@@ -1,0 +1,260 @@
+"""The planner: Graph + back end → Plan. Fuses ops, picks kernels, lays buffers out in one arena."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tritium.backends import Backend
+from tritium.errors import ShapeError
+from tritium.graph import graph_hash
+from tritium.ir import DTYPES, Buffer, Choice, Graph, Node, Operand, Plan, Resident, Step, Value, encode_plan
+from tritium.numerics import KV_BLOCK, PROFILE
+from tritium.ops import OPS
+
+PANEL_ROWS = 16
+ALIGNMENT = 64
+MAX_TOKENS = 512
+MAX_OUTPUTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Graph nodes that run as one step, in the order of their weights."""
+
+    op: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, float]
+    in_place: bool = False
+
+
+def make_plan(
+    graph: Graph,
+    backend: Backend,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_outputs: int = MAX_OUTPUTS,
+    max_context: int | None = None,
+) -> Plan:
+    """Plan steps of up to ``max_tokens`` tokens and ``max_outputs`` rows of logits on a back end.
+
+    Errors: ShapeError for limits out of range; UnsupportedError when the back end has no kernel for an op.
+    """
+    c = graph.config
+    context = c.max_context if max_context is None else max_context
+    if not 0 < context <= c.max_context:
+        raise ShapeError("max_context", expected=f"1 to {c.max_context}, the model's own", got=context)
+    if max_tokens < 1 or max_outputs < 1:
+        raise ShapeError("limits of a step", expected="at least 1 token and 1 output", got=(max_tokens, max_outputs))
+    fused = _accumulate(_stack(_norm_quantize([_plain(n) for n in graph.nodes], backend), backend), graph, backend)
+    places, buffers, arena_bytes = _lay_out(fused, graph, max_tokens, max_outputs)
+    residents, index = _residents(fused, graph, backend, context)
+    steps = tuple(_step(f, graph, backend, places, residents, index) for f in fused)
+    plan = Plan(
+        architecture=c.architecture, backend=backend.name, profile=PROFILE, graph_hash=graph_hash(graph),
+        max_tokens=max_tokens, max_outputs=max_outputs, max_context=context, vocab_size=c.vocab_size,
+        n_kv_layers=c.n_layers, n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, kv_block=KV_BLOCK, arena_bytes=arena_bytes,
+        rope_theta=c.rope_theta, rope_factors=c.rope_factors, buffers=buffers, residents=residents, steps=steps,
+    )  # fmt: skip
+    return replace(plan, hash=hashlib.sha256(encode_plan(plan, OPS)).hexdigest())
+
+
+def _plain(node: Node) -> Fused:
+    return Fused(node.op, (node,), node.inputs, node.outputs, node.attrs, in_place=node.op == "rope_kv")
+
+
+def _norm_quantize(nodes: list[Fused], backend: Backend) -> list[Fused]:
+    """rmsnorm followed by the quantize that alone reads it."""
+    if "rmsnorm_quantize" not in backend.fused:
+        return nodes
+    readers = _readers(nodes)
+    out: list[Fused] = []
+    for f in nodes:
+        last = out[-1] if out else None
+        if (
+            f.op == "quantize"
+            and last
+            and last.op == "rmsnorm"
+            and last.outputs == f.inputs
+            and readers[f.inputs[0]] == 1
+        ):
+            attrs = {**f.attrs, **last.attrs}
+            out[-1] = Fused("rmsnorm_quantize", (*last.nodes, *f.nodes), last.inputs, f.outputs, attrs)
+        else:
+            out.append(f)
+    return out
+
+
+def _stack(nodes: list[Fused], backend: Backend) -> list[Fused]:
+    """Consecutive linears of one input become one matrix. Rows before the last must fill whole panels."""
+    if "stacked" not in backend.fused:
+        return nodes
+    out: list[Fused] = []
+    for f in nodes:
+        last = out[-1] if out else None
+        if last and f.op == last.op == "linear" and f.inputs == last.inputs and last.attrs["n"] % PANEL_ROWS == 0:
+            attrs = {**f.attrs, "n": last.attrs["n"] + f.attrs["n"]}
+            out[-1] = Fused("linear", (*last.nodes, *f.nodes), f.inputs, (*last.outputs, *f.outputs), attrs)
+        else:
+            out.append(f)
+    return out
+
+
+def _accumulate(nodes: list[Fused], graph: Graph, backend: Backend) -> list[Fused]:
+    """linear, then add of its only reader: the linear adds to the residual's buffer, which has no later reader."""
+    if "accumulate" not in backend.fused:
+        return nodes
+    readers, last_read = _readers(nodes), _last_reads(nodes)
+    out: list[Fused] = []
+    for i, f in enumerate(nodes):
+        last = out[-1] if out else None
+        if (
+            f.op == "add" and last and last.op == "linear" and last.outputs == f.inputs[1:]
+            and readers[f.inputs[1]] == 1 and last_read[f.inputs[0]] == i
+        ):  # fmt: skip
+            attrs = {**last.attrs, "accumulate": 1}
+            inputs = (*last.inputs, f.inputs[0])
+            out[-1] = Fused("linear", (*last.nodes, *f.nodes), inputs, f.outputs, attrs, in_place=True)
+        else:
+            out.append(f)
+    return out
+
+
+def _readers(nodes: list[Fused]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for f in nodes:
+        for name in f.inputs:
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _last_reads(nodes: list[Fused]) -> dict[str, int]:
+    return {name: i for i, f in enumerate(nodes) for name in f.inputs}
+
+
+def _reused(f: Fused) -> str | None:
+    """The input whose place an in-place step's output takes: q of rope_kv, the residual of an accumulating linear."""
+    if not f.in_place:
+        return None
+    return f.inputs[0] if f.op == "rope_kv" else f.inputs[-1]
+
+
+def _lay_out(
+    fused: list[Fused], graph: Graph, max_tokens: int, max_outputs: int
+) -> tuple[dict[str, Operand], tuple[Buffer, ...], int]:
+    """Give each value a place, (buffer, column), and each buffer an offset that no living buffer overlaps (first fit)."""
+    places: dict[str, Operand] = {}
+    groups: list[list[Value]] = []
+    births: list[int] = []
+    deaths: list[int] = []
+    for i, f in enumerate(fused):
+        for name in f.inputs:
+            deaths[places[name].buffer] = i
+        reused = _reused(f)
+        if reused is not None:
+            places[f.outputs[0]] = places[reused]
+            deaths[places[reused].buffer] = i
+            continue
+        # The outputs of a stacked linear stand side by side in one buffer; other ops give each output its own.
+        outputs = [graph.values[name] for name in f.outputs]
+        for group in [outputs] if f.op == "linear" else [[v] for v in outputs]:
+            column = 0
+            for v in group:
+                places[v.name] = Operand(len(groups), column)
+                column += _padded(v.width, PANEL_ROWS)
+            groups.append(group)
+            births.append(i)
+            deaths.append(i)
+    rows = {"tokens": max_tokens, "outputs": max_outputs}
+    placed: list[tuple[int, int, int, int]] = []
+    buffers: list[Buffer] = []
+    for b, group in enumerate(groups):
+        first = group[0]
+        lanes = ALIGNMENT if first.dtype in ("i8", "i16") else PANEL_ROWS
+        width = _padded(sum(_padded(v.width, PANEL_ROWS) for v in group), lanes)
+        size = rows[first.domain] * width * DTYPES[first.dtype][1]
+        offset = 0
+        for other, other_size, birth, death in sorted(placed):
+            if birth <= deaths[b] and births[b] <= death and other < offset + size and offset < other + other_size:
+                offset = _padded(other + other_size, ALIGNMENT)
+        placed.append((offset, size, births[b], deaths[b]))
+        buffers.append(Buffer(first.name, first.dtype, first.domain, width, offset))
+    arena = max((_padded(offset + size, ALIGNMENT) for offset, size, _, _ in placed), default=0)
+    return places, tuple(buffers), arena
+
+
+def _residents(
+    fused: list[Fused], graph: Graph, backend: Backend, context: int
+) -> tuple[tuple[Resident, ...], dict[tuple[tuple[str, ...], str], int]]:
+    residents: list[Resident] = []
+    index: dict[tuple[tuple[str, ...], str], int] = {}
+    for f in fused:
+        for tensors in _weight_groups(f):
+            key = _resident_key(f, tensors, graph, backend)
+            if key in index:
+                continue
+            shapes = [graph.weights[t].shape for t in tensors]
+            if tensors[0] in COMPUTED:
+                shapes = [(context, shape[1]) for shape in shapes]
+            rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
+            cols = shapes[0][-1]
+            if f.op == "linear":
+                rows = sum(_padded(s[0], backend.panel_rows) for s in shapes)
+            index[key] = len(residents)
+            residents.append(Resident(tensors, key[1], rows, cols, backend.resident_bytes(key[1], rows, cols)))
+    return tuple(residents), index
+
+
+COMPUTED = ("rope.cos", "rope.sin")
+"""Residents that are not in the file: numerics.rope_tables makes them."""
+
+
+def _weight_groups(f: Fused) -> list[tuple[str, ...]]:
+    """The step's residents as groups of tensors: a linear's matrices form one, other weights stand alone."""
+    names = [w for node in f.nodes for w in node.weights]
+    return [tuple(names)] if f.op == "linear" else [(name,) for name in names]
+
+
+def _resident_key(f: Fused, tensors: tuple[str, ...], graph: Graph, backend: Backend) -> tuple[tuple[str, ...], str]:
+    if tensors[0] in COMPUTED:
+        return tensors, "f32"
+    return tensors, backend.resident_layout(f.op, graph.weights[tensors[0]].layout)
+
+
+def _step(
+    f: Fused,
+    graph: Graph,
+    backend: Backend,
+    places: dict[str, Operand],
+    residents: tuple[Resident, ...],
+    index: dict[tuple[tuple[str, ...], str], int],
+) -> Step:
+    reads = tuple(index[_resident_key(f, tensors, graph, backend)] for tensors in _weight_groups(f))
+    layout = residents[reads[0]].layout if reads else "none"
+    rows = backend.kernels(f.op, layout, f.attrs)
+    choices = tuple(Choice(row.id, row.t_min, row.t_max, reads) for row in rows)
+    inputs = f.inputs[:2] if f.op == "linear" else f.inputs
+    outputs = f.outputs[:1] if f.op == "linear" else f.outputs
+    return Step(
+        f.op,
+        _label(f),
+        f.nodes[0].block,
+        tuple(places[name] for name in inputs),
+        tuple(places[name] for name in outputs),
+        f.attrs,
+        choices,
+    )
+
+
+def _label(f: Fused) -> str:
+    names = [w for node in f.nodes for w in node.weights if w not in COMPUTED]
+    if not names:
+        return f.op
+    return "+".join(name.removesuffix(".weight").rpartition(".")[2] for name in names)
+
+
+def _padded(n: int, to: int) -> int:
+    return -(-n // to) * to
