@@ -26,6 +26,7 @@ BOOL, STRING, ARRAY = 7, 8, 9
 # Bounds far above any model known, low enough that a hostile header is refused in well under a second.
 MAX_NAME_BYTES = (1 << 16) - 1
 MAX_STRING_BYTES = 1 << 24
+MAX_TEXT_BYTES = 1 << 26
 MAX_STRINGS = 1 << 22
 
 
@@ -83,7 +84,7 @@ class HeaderCursor:
 
     def __init__(self, source: mmap.mmap, path: Path) -> None:
         self.source, self.path, self.size, self.position = source, path, len(source), 0
-        self.n_strings = 0
+        self.n_text_bytes = self.n_strings = 0
 
     def error(self, what: str, *, at: int | None = None, name: str | None = None, **facts: Any) -> FormatError:
         place = f"{self.path}: {name}, byte" if name else f"{self.path}: byte"
@@ -112,7 +113,8 @@ class HeaderCursor:
         return count
 
     def string(self, what: str, limit: int) -> str:
-        length = self.count(f"length of {what}", limit, 1)
+        length = self.count(f"length of {what}", min(limit, MAX_TEXT_BYTES - self.n_text_bytes), 1)
+        self.n_text_bytes += length
         start = self.take(length, what)
         try:
             return self.source[start : start + length].decode()
