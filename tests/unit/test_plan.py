@@ -1,0 +1,163 @@
+"""Graph and plan: structure, hashes, costs, and what a wrong file gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tiny_models import TINY, write_tiny
+from tritium import backends
+from tritium.errors import FormatError, ShapeError, UnsupportedError
+from tritium.formats.gguf import open_gguf
+from tritium.graph import graph_hash
+from tritium.ir import Graph, Plan
+from tritium.models import architectures, build_graph
+from tritium.plan import make_plan
+from tritium.plan_view import describe, kv_bytes_per_token, step_costs, to_json
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
+    folder = tmp_path_factory.mktemp("tiny")
+    made = {}
+    for name in TINY:
+        with open_gguf(write_tiny(folder / f"{name}.gguf", name)) as file:
+            made[name] = build_graph(file.metadata, file.tensors)
+    return made
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_buffers_that_live_together_do_not_overlap(graphs: dict[str, Graph], name: str, backend: str) -> None:
+    plan = make_plan(graphs[name], backends.find(backend), max_tokens=5, max_outputs=3)
+    lives: dict[int, tuple[int, int]] = {}
+    for i, step in enumerate(plan.steps):
+        for operand in (*step.inputs, *step.outputs):
+            first, _ = lives.get(operand.buffer, (i, i))
+            lives[operand.buffer] = first, i
+    rows = {"tokens": 5, "outputs": 3}
+    sizes = {"f32": 4, "i8": 1, "i16": 2, "i32": 4}
+    spans = [(b.offset, b.offset + rows[b.domain] * b.width * sizes[b.dtype]) for b in plan.buffers]
+    for a in lives:
+        assert spans[a][1] <= plan.arena_bytes
+        for b in lives:
+            together = lives[a][0] <= lives[b][1] and lives[b][0] <= lives[a][1]
+            assert a == b or not together or spans[a][1] <= spans[b][0] or spans[b][1] <= spans[a][0]
+
+
+def test_the_graph_hash_is_the_meaning_and_the_plan_hash_the_machine(graphs: dict[str, Graph]) -> None:
+    graph = graphs["relu2_mha_tied"]
+    cpu, reference = (make_plan(graph, backends.find(name)) for name in ("cpu", "reference"))
+    assert cpu.graph_hash == reference.graph_hash == graph_hash(graph)
+    assert cpu.hash != reference.hash
+    assert make_plan(graph, backends.find("cpu")).hash == cpu.hash
+    other = replace(graph, config=replace(graph.config, norm_eps=1e-6))
+    assert graph_hash(other) != graph_hash(graph)
+
+
+def linears(plan: Plan) -> list[str]:
+    return [step.label for step in plan.steps if step.op == "linear" and step.block == 0]
+
+
+def test_the_native_plan_is_fused_and_the_reference_is_not(graphs: dict[str, Graph]) -> None:
+    graph = graphs["relu2_mha_tied"]
+    fused, plain = (make_plan(graph, backends.find(name)) for name in ("cpu", "reference"))
+    assert linears(fused) == ["attn_q+attn_k+attn_v", "attn_output", "ffn_gate+ffn_up", "ffn_down"]
+    assert linears(plain) == ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+    assert [s.op for s in fused.steps if s.block == 0] == [
+        "rmsnorm_quantize", "linear", "rope_kv", "attention", "rmsnorm_quantize", "linear",
+        "rmsnorm_quantize", "linear", "relu2_mul", "rmsnorm_quantize", "linear",
+    ]  # fmt: skip
+
+
+def test_every_kernel_list_covers_every_t(graphs: dict[str, Graph]) -> None:
+    for graph in graphs.values():
+        for step in make_plan(graph, backends.find("cpu")).steps:
+            needed = 1
+            for choice in step.choices:
+                assert choice.t_min == needed
+                needed = choice.t_max + 1
+            assert step.choices[-1].t_max == 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_costs_add_up_to_the_matrices(graphs: dict[str, Graph], backend: str) -> None:
+    for name, graph in graphs.items():
+        plan = make_plan(graph, backends.find(backend))
+        costs = step_costs(plan, n_tokens=3, kv_len=7, n_outputs=1)
+        c = graph.config
+        matrices = [w for w in graph.weights.values() if w.layout == "i2_s"]
+        body = 3 * sum(w.shape[0] * w.shape[1] for w in matrices)
+        attention = 3 * c.n_layers * 2 * c.n_heads * c.head_dim * 7
+        head = c.vocab_size * c.d_model
+        assert sum(cost.macs for cost in costs) == body + attention + head, name
+        assert kv_bytes_per_token(plan) == 4 * c.n_layers * c.n_kv_heads * c.head_dim
+
+
+def test_a_plan_prints_on_a_screen_and_as_json(graphs: dict[str, Graph]) -> None:
+    plan = make_plan(graphs["llama_mha_tied_f32"], backends.find("cpu"))
+    text = describe(plan)
+    assert "× 3 layers" in text
+    assert len(text.splitlines()) <= 25
+    assert max(map(len, text.splitlines())) <= 145
+    data = json.loads(json.dumps(to_json(plan)))
+    assert len(data["steps"]) == len(plan.steps)
+    assert data["plan_hash"] == plan.hash
+
+
+def test_limits_are_checked(graphs: dict[str, Graph]) -> None:
+    graph, backend = graphs["relu2_mha_tied"], backends.find("reference")
+    with pytest.raises(ShapeError, match="max_context"):
+        make_plan(graph, backend, max_context=graph.config.max_context + 1)
+    with pytest.raises(ShapeError, match="limits"):
+        make_plan(graph, backend, max_tokens=0)
+    with pytest.raises(UnsupportedError, match="unknown back end"):
+        backends.find("tpu")
+    with pytest.raises(UnsupportedError, match="unknown device"):
+        backends.resolve("tpu")
+
+
+def test_architectures_are_found_by_file() -> None:
+    assert set(architectures()) == {"bitnet-b1.58", "bitnet-25", "bitnet", "llama"}
+
+
+KEY = "bitnet-b1.58"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "text"),
+    [
+        ("general.architecture", "rwkv", UnsupportedError, "unknown architecture"),
+        ("general.architecture", None, FormatError, "general.architecture"),
+        (f"{KEY}.block_count", None, FormatError, f"missing key: {KEY}.block_count"),
+        (f"{KEY}.block_count", 0, FormatError, "out of range"),
+        (f"{KEY}.block_count", 3, FormatError, "missing tensor: blk.2."),
+        (f"{KEY}.block_count", 1, UnsupportedError, "does not read: blk.1."),
+        (f"{KEY}.embedding_length", 1 << 40, FormatError, "out of range"),
+        (f"{KEY}.feed_forward_length", 128, FormatError, "wrong shape: blk.0.ffn_gate.weight"),
+        (f"{KEY}.attention.head_count_kv", 3, FormatError, "do not divide"),
+        (f"{KEY}.attention.layer_norm_rms_epsilon", float("nan"), FormatError, "out of range"),
+        (f"{KEY}.vocab_size", 5, FormatError, "vocabulary and embedding differ"),
+        (f"{KEY}.rope.dimension_count", 16, UnsupportedError, "partial rotation"),
+        (f"{KEY}.rope.scaling.type", "yarn", UnsupportedError, "RoPE scaling"),
+        (f"{KEY}.attention.value_length", 16, UnsupportedError, "differ in length"),
+    ],
+)
+def test_bad_hyperparameters_are_named(tmp_path: Path, key: str, value: object, error: type[Exception], text: str) -> None:
+    with open_gguf(write_tiny(tmp_path / "m.gguf", "relu2_mha_tied")) as file:
+        metadata = {**file.metadata, key: value}
+        if value is None:
+            del metadata[key]
+        with pytest.raises(error, match=text.replace(".", r"\.")):
+            build_graph(metadata, file.tensors)
+
+
+def test_a_dense_linear_is_refused(tmp_path: Path) -> None:
+    with open_gguf(write_tiny(tmp_path / "m.gguf", "relu2_mha_tied")) as file:
+        name = "blk.0.attn_q.weight"
+        tensors = {**file.tensors, name: replace(file.tensors[name], layout="f16")}
+        with pytest.raises(UnsupportedError, match="not ternary: blk.0.attn_q.weight"):
+            build_graph(file.metadata, tensors)
