@@ -116,7 +116,8 @@ class _Weights:
         return ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)).reshape(shape)
 
     def dense(self, shape: tuple[int, ...], layout: str) -> NDArray[np.uint8]:
-        return LAYOUTS[layout].pack(self.uniform(shape))
+        # Small beside the layers' output: otherwise a tied head only repeats its input, whatever the layers compute.
+        return LAYOUTS[layout].pack(np.float32(0.125) * self.uniform(shape))
 
     def gamma(self, width: int) -> NDArray[np.uint8]:
         return LAYOUTS["f32"].pack(np.float32(1) + np.float32(0.25) * self.uniform((width,)))

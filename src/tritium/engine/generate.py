@@ -1,0 +1,403 @@
+"""Generate text: the loop schedule → step → choose, and what it returns."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium.engine.kv import KVCache
+from tritium.engine.sampling import Sampler, SamplingParams, TokenLogprob
+from tritium.engine.scheduler import Scheduler, Work
+from tritium.engine.scheduler import Sequence as Scheduled
+from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
+from tritium.errors import ShapeError, TritiumError
+from tritium.executor import Executor, single_sequence
+from tritium.numerics import F32
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What one prompt brought forth.
+
+    ``token_ids`` holds every chosen token, the one that ended it included; ``text`` leaves out special tokens and a stop
+    string with what follows it. ``finish_reason`` is "stop", "length" or "cancelled", ``finish_detail`` says what exactly
+    ended it. ``logprobs``: one entry a token, if asked for. ``token_ns``: nanoseconds from the submission to the first token,
+    then from token to token. ``n_cached``: tokens of the prompt that were in the cache already.
+
+    With ``measure``: ``logits_sha256``, of the last forwarded position's logits as little-endian float32 by id, and
+    ``decode_bytes``, the weight and cache bytes that the executor counted after the first token; else None.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    finish_detail: str
+    prompt_ids: tuple[int, ...]
+    n_cached: int
+    token_ns: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    logits_sha256: str | None = None
+    decode_bytes: int | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_ids)
+
+    @property
+    def decode_ns(self) -> int:
+        """Nanoseconds from the first token to the last."""
+        return sum(self.token_ns[1:])
+
+
+class StopStrings:
+    """Cuts a stream of text at the first stop string, wherever the borders of its pieces lie.
+
+    The string that is complete first ends the text, of several the longest; what could be the beginning of one is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, piece: str) -> str:
+        """Return the text that is certain now. After a match ``found`` is set and the rest is dropped."""
+        if not self._stops:
+            return piece
+        held = self._held + piece
+        matches = [(held.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in held]
+        if matches:
+            end, _, self.found = min(matches)
+            self._held = ""
+            return held[: end - len(self.found)]
+        longest = max(map(len, self._stops)) - 1
+        n_held = next((n for n in range(min(longest, len(held)), 0, -1) if self._starts_one(held[-n:])), 0)
+        self._held = held[len(held) - n_held :]
+        return held[: len(held) - n_held]
+
+    def flush(self) -> str:
+        """Return what was held back: no stop string came of it."""
+        held, self._held = self._held, ""
+        return held
+
+    def _starts_one(self, text: str) -> bool:
+        return any(stop.startswith(text) for stop in self._stops)
+
+
+class Generation(Scheduled):
+    """One prompt on its way through the engine: a scheduled sequence with its text and its end."""
+
+    def __init__(
+        self, prompt: NDArray[np.int32], capacity: int, sampler: Sampler, tokenizer: Tokenizer, *,
+        twin: Generation | None = None, cancel: threading.Event | None = None, measure: bool = False,
+        continuation: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(prompt, capacity, sampler, twin)
+        self.params = sampler.params
+        self.measure = measure
+        self.cancel = threading.Event() if cancel is None else cancel
+        self.error: Exception | None = None
+        self.pieces: list[str] = []
+        self._finish: tuple[FinishReason, str] | None = None
+        self._tokenizer = tokenizer
+        self._detokenizer = StreamDetokenizer(tokenizer, skip_special_tokens=True, continuation=continuation)
+        self._stops = StopStrings(self.params.stop)
+        self._stop_ids = frozenset(self.params.stop_ids)
+        self._end_ids = frozenset() if self.params.ignore_eos else tokenizer.stop_ids
+        self._logprobs: list[TokenLogprob] = []
+        self._stamps = np.zeros(capacity - len(prompt) + 1, np.int64)
+        self._stamps[0] = time.perf_counter_ns()
+        self.bytes_at_first = 0
+        self.decode_bytes: int | None = None
+        self.logits_sha256: str | None = None
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens chosen so far."""
+        return self.n_tokens - self.n_prompt
+
+    @property
+    def is_ended(self) -> bool:
+        """True once nothing more will be chosen."""
+        return self._finish is not None or self.error is not None
+
+    def accept(self, token: int, logprob: TokenLogprob | None) -> None:
+        """Take the next token: its text, and whether it is the last."""
+        self.append(token)
+        self._stamps[self.n_generated] = time.perf_counter_ns()
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        if token in self._end_ids:
+            return self.end("stop", f"end token {token} {self._tokenizer.token_text(token)!r}")
+        if token in self._stop_ids:
+            return self.end("stop", f"stop id {token}")
+        piece = self._stops.push(self._detokenizer.push(token))
+        if piece:
+            self.pieces.append(piece)
+        if self._stops.found is not None:
+            return self.end("stop", f"stop string {self._stops.found!r}")
+        if self.n_tokens == self.capacity:
+            is_budget = self.n_generated == self.params.max_tokens
+            self.end("length", f"max_tokens {self.n_generated}" if is_budget else f"context of {self.capacity} is full")
+        return None
+
+    def end(self, reason: FinishReason, detail: str) -> None:
+        """Finish, and let go of text that was held back."""
+        self._finish = reason, detail
+        if self._stops.found is None:
+            rest = self._stops.push(self._detokenizer.flush())
+            rest += "" if self._stops.found else self._stops.flush()
+            if rest:
+                self.pieces.append(rest)
+
+    def result(self) -> GenerationResult:
+        """Errors: what went wrong while it ran."""
+        if self.error is not None:
+            raise self.error
+        reason, detail = self._finish or ("cancelled", "not finished")
+        n = self.n_generated
+        return GenerationResult(
+            text="".join(self.pieces),
+            token_ids=tuple(self.tokens[self.n_prompt : self.n_tokens].tolist()),
+            finish_reason=reason,
+            finish_detail=detail,
+            prompt_ids=tuple(self.tokens[: self.n_prompt].tolist()),
+            n_cached=self.n_cached,
+            token_ns=tuple(np.diff(self._stamps[: n + 1]).tolist()),
+            logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
+            logits_sha256=self.logits_sha256,
+            decode_bytes=self.decode_bytes,
+        )
+
+
+class Stream(Iterator[str]):
+    """Pieces of text as they become certain; iterate, then read ``result``.
+
+    ``close`` (or leaving its ``with`` block, or dropping it) ends the generation early; ``cancel`` does so from another thread or
+    a signal handler, and the iteration then ends with the text that was held back.
+    """
+
+    def __init__(self, engine: Engine, generation: Generation) -> None:
+        self._engine, self._generation = engine, generation
+        self._n_read = 0
+
+    def __next__(self) -> str:
+        generation = self._generation
+        while self._n_read == len(generation.pieces):
+            if generation.is_ended:
+                if generation.error is not None:
+                    raise generation.error
+                raise StopIteration
+            self._engine.step()
+        self._n_read += 1
+        return generation.pieces[self._n_read - 1]
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._generation.cancel.set()
+
+    def cancel(self) -> None:
+        """End the generation at the next token."""
+        self._generation.cancel.set()
+
+    def close(self) -> None:
+        """End the generation now, if it has not ended."""
+        self._generation.cancel.set()
+        self._engine.drop_cancelled()
+
+    @property
+    def result(self) -> GenerationResult:
+        """What has been generated; complete once the iteration has ended. Errors: what went wrong while it ran."""
+        return self._generation.result()
+
+
+class Engine:
+    """Runs any number of generations on one executor, all of them a token further with each step. Safe to share by threads.
+
+    ``max_context`` bounds prompt and output together. The rest is the scheduler's.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer,
+        *,
+        max_context: int,
+        chunk: int | None = None,
+        reuse: bool = True,
+    ) -> None:
+        plan = executor.plan
+        self.executor, self.tokenizer, self.max_context = executor, tokenizer, max_context
+        n_running = min(plan.max_outputs, plan.max_tokens)
+        self._cache = KVCache(executor.kv_blocks, n_running + 1, max_context, executor.copy_block, reuse=reuse)
+        self._scheduler: Scheduler[Generation] = Scheduler(
+            self._cache, max_tokens=plan.max_tokens, max_running=n_running, chunk=chunk
+        )
+        self._lock = threading.RLock()
+
+    def submit(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *,
+        cancel: threading.Event | None = None, measure: bool = False, continuation: bool = True,
+    ) -> list[Generation]:  # fmt: skip
+        """Queue prompts; equal ones are forwarded once. Without ``continuation`` the text begins anew, as an answer does.
+
+        Errors: ShapeError for an empty prompt, a token id out of range, a prompt that leaves no room in the context.
+        """
+        made: list[Generation] = []
+        twins: dict[bytes, Generation] = {}
+        for number, ids in enumerate(prompts):
+            prompt = self._check_prompt(ids)
+            room = self.max_context - len(prompt)
+            capacity = len(prompt) + (room if params.max_tokens is None else min(room, params.max_tokens))
+            sampler = Sampler(params, self.executor.plan.vocab_size, prompt, number)
+            key = prompt.tobytes()
+            generation = Generation(
+                prompt, capacity, sampler, self.tokenizer,
+                twin=twins.get(key), cancel=cancel, measure=measure, continuation=continuation,
+            )  # fmt: skip
+            made.append(generation)
+            twins.setdefault(key, generation)
+        with self._lock:
+            for generation in made:
+                self._scheduler.add(generation)
+        return made
+
+    def run(self, generations: Sequence[Generation]) -> list[GenerationResult]:
+        """Step until all of these have ended. An exception cancels those that have not."""
+        try:
+            while not all(generation.is_ended for generation in generations):
+                self.step()
+        except BaseException:
+            for generation in generations:
+                generation.cancel.set()
+            self.drop_cancelled()
+            raise
+        return [generation.result() for generation in generations]
+
+    def step(self) -> bool:
+        """Run one step of everything that is queued; False if nothing is.
+
+        A generation that fails keeps its error; an error that is none of the numbers' or the caller's is raised here as well.
+        """
+        with self._lock:
+            self.drop_cancelled()
+            work = self._scheduler.schedule()
+            if work is None:
+                return False
+            try:
+                result = self.executor.step(work.batch)
+            except Exception as error:
+                for generation, _ in work.parts:
+                    self._fail(generation, error)
+                if isinstance(error, TritiumError):
+                    return True
+                raise
+            self._scheduler.commit(work)
+            for row, generation in enumerate(work.outputs):
+                try:
+                    token, logprob = generation.sampler.choose(result, row, generation.n_tokens)
+                except TritiumError as error:
+                    self._fail(generation, error)
+                    continue
+                generation.accept(token, logprob)
+            self._settle(work)
+            return True
+
+    def drop_cancelled(self) -> None:
+        """End the generations whose ``cancel`` is set."""
+        with self._lock:
+            for queue in (self._scheduler.running, self._scheduler.waiting):
+                for generation in [g for g in queue if g.cancel.is_set()]:
+                    generation.end("cancelled", f"cancelled after {generation.n_generated} tokens")
+                    self._retire(generation)
+
+    def logits(self, ids: Sequence[int]) -> F32:
+        """Logits after each of the tokens. Shapes: (T,) ids → (T, vocab_size) f32. Errors: as ``submit``."""
+        prompt = self._check_prompt(ids, room=0)
+        plan = self.executor.plan
+        out = np.empty((len(prompt), plan.vocab_size), np.float32)
+        with self._lock:
+            # Only the first token is shown to the prefix index: every position has to be forwarded.
+            while (opened := self._cache.open(prompt[:1], len(prompt))) is None:
+                self.step()
+            table, _ = opened
+            try:
+                row = self._cache.tables[table.slot]
+                size = min(plan.max_outputs, plan.max_tokens)
+                for start in range(0, len(prompt), size):
+                    batch = single_sequence(prompt[start : start + size], start, row, all_outputs=True)
+                    out[start : start + size] = self.executor.step(batch).logits
+            finally:
+                self._cache.close(table)
+        return out
+
+    def close(self) -> None:
+        """End all generations and release the executor."""
+        with self._lock:
+            for generation in [*self._scheduler.running, *self._scheduler.waiting]:
+                generation.cancel.set()
+            self.drop_cancelled()
+            self.executor.close()
+
+    def _check_prompt(self, ids: Sequence[int], room: int = 1) -> NDArray[np.int32]:
+        wide = np.asarray(ids, np.int64).reshape(-1) if len(ids) else np.zeros(0, np.int64)
+        if not len(wide):
+            raise ShapeError("prompt", expected="at least one token", got="none")
+        vocab_size = self.executor.plan.vocab_size
+        if wide.min() < 0 or wide.max() >= vocab_size:
+            bad = wide[(wide < 0) | (wide >= vocab_size)][0]
+            raise ShapeError("token id out of range", expected=f"0 to {vocab_size - 1}", got=int(bad))
+        if len(wide) > self.max_context - room:
+            raise ShapeError(
+                "prompt does not fit the context",
+                expected=f"at most {self.max_context - room} tokens",
+                got=len(wide),
+                hint="Shorten it, or load with a larger max_context if the model has one",
+            )
+        return wide.astype(np.int32)
+
+    def _settle(self, work: Work[Generation]) -> None:
+        """After a step: what is measured at a first token, and the end of what has ended."""
+        for generation in work.outputs:
+            if generation.measure and generation.n_generated == 1:
+                generation.bytes_at_first = self._counted_bytes()
+            if generation.is_ended and not generation.is_finished:
+                self._retire(generation)
+
+    def _retire(self, generation: Generation) -> None:
+        if generation.measure and generation.n_generated and generation.error is None:
+            generation.decode_bytes = self._counted_bytes() - generation.bytes_at_first
+            generation.logits_sha256 = self._hash_last_logits(generation)
+        self._scheduler.remove(generation)
+
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        generation.error = error
+        self._scheduler.remove(generation)
+
+    def _counted_bytes(self) -> int:
+        return sum(count.bytes for count in self.executor.trace().counts)
+
+    def _hash_last_logits(self, generation: Generation) -> str | None:
+        """Forward the last position once more, for all its logits; its keys and values come out as they are."""
+        if generation.table is None:
+            return None
+        last = generation.n_computed - 1
+        row = self._cache.tables[generation.table.slot]
+        batch = single_sequence(generation.tokens[last : last + 1], last, row, all_outputs=True)
+        logits = self.executor.step(batch).logits
+        return None if logits is None else hashlib.sha256(logits[0].astype("<f4").tobytes()).hexdigest()

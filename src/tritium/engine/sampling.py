@@ -1,0 +1,293 @@
+"""Choose the next token from logits: one written definition, the same choice on every machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium.errors import NumericsError, ShapeError
+from tritium.numerics import F32, exp, log64, philox, top_k
+from tritium.types import StepResult
+
+MAX_CANDIDATES = 1024
+"""The most candidates that a step selects; a larger top_k asks for full logits."""
+
+WEIGHT_ONE = 4294967296.0
+"""Weight of the best candidate. Weights are integers, so that their sums are exact in any order."""
+
+# The part of the sorted list that a draw almost always ends in; the rest is sorted only when it does not.
+_HEAD = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop.
+
+    The definition, for logits l of one position, float32 unless said otherwise:
+
+    1. repetition_penalty r: for ids in the prompt or the output, l > 0 becomes l/r, else l·r (Keskar et al. 2019).
+    2. l −= frequency_penalty · (times in the output); then l −= presence_penalty for ids in the output.
+    3. l += logit_bias[id].
+    4. The candidates are all ids by descending l, ties by ascending id. temperature 0 takes the first: done.
+    5. top_k > 0 keeps the first k.
+    6. z = (l − l_first) / temperature; weight = round_half_even(exp(z)·2³²), an integer; those of weight 0 are dropped.
+    7. typical_p < 1: m = Σ weight·z / Σ weight, summed in list order in float64; keeps the ids nearest to m by |z − m|, ties in
+       list order, until their weight reaches typical_p of all (Meister et al. 2022); the list's order stays.
+    8. top_p < 1: keeps the shortest beginning of the list whose weight is at least top_p of what is left (Holtzman et al. 2019).
+    9. min_p > 0: keeps weights of at least min_p times the first.
+    10. With u = 53 random bits of Philox(seed, sequence, position), the token is the first whose running sum of weights
+        exceeds floor(u·Σ weight / 2⁵³). ``sequence`` counts the prompts of a call; ``position`` is the token's own.
+
+    ``max_tokens`` None runs to the end of the context. ``stop`` strings end the text in front of themselves; ``stop_ids``
+    and the model's own end tokens (unless ``ignore_eos``) end it with their token, which has no text. ``logprobs`` n asks for the
+    natural log-probability of each token and of the n best, from the model's logits before step 1.
+
+    Errors: ShapeError naming the field.
+    """
+
+    max_tokens: int | None = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    stop: Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        _check_integers(self)
+        _check_numbers(self)
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ShapeError("stop", expected="strings that are not empty", got=list(self.stop))
+        if self.typical_p < 1 and self.temperature == 0:
+            raise ShapeError("typical_p", expected="a temperature above 0 with it", got=self.typical_p)
+
+    @property
+    def has_penalties(self) -> bool:
+        """True where a choice depends on earlier tokens."""
+        return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+
+    @property
+    def n_candidates(self) -> int:
+        """How many of the best logits decide the choice: 0 asks for all of them."""
+        if self.has_penalties or self.logit_bias or self.logprobs is not None:
+            return 0
+        if self.temperature == 0:
+            return 1
+        return self.top_k if self.top_k <= MAX_CANDIDATES else 0
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_integers(p: SamplingParams) -> None:
+    bounds = {"max_tokens": (1, 1 << 31), "top_k": (0, 1 << 31), "seed": (0, 1 << 64), "logprobs": (0, 1 << 10)}
+    for name, (least, end) in bounds.items():
+        value = getattr(p, name)
+        if value is None and name in ("max_tokens", "logprobs"):
+            continue
+        if not _is_integer(value) or not least <= value < end:
+            raise ShapeError(name, expected=f"an integer, {least} to {end - 1}", got=repr(value))
+    for name, ids in (("stop_ids", p.stop_ids), ("logit_bias", p.logit_bias)):
+        if not all(_is_integer(token) and token >= 0 for token in ids):
+            raise ShapeError(name, expected="token ids", got=list(ids))
+
+
+def _check_numbers(p: SamplingParams) -> None:
+    rules: dict[str, tuple[str, Callable[[float], bool]]] = {
+        "temperature": ("0, or 1e-6 to 1e6", lambda x: x == 0 or 1e-6 <= x <= 1e6),
+        "top_p": ("above 0, at most 1", lambda x: 0 < x <= 1),
+        "min_p": ("0 to 1", lambda x: 0 <= x <= 1),
+        "typical_p": ("above 0, at most 1", lambda x: 0 < x <= 1),
+        "repetition_penalty": ("1e-3 to 1e3", lambda x: 1e-3 <= x <= 1e3),
+        "frequency_penalty": ("−1e3 to 1e3", lambda x: abs(x) <= 1e3),
+        "presence_penalty": ("−1e3 to 1e3", lambda x: abs(x) <= 1e3),
+    }
+    named = {name: getattr(p, name) for name in rules}
+    for token, bias in p.logit_bias.items():
+        named[f"logit_bias[{token}]"] = bias
+        rules[f"logit_bias[{token}]"] = ("−1e3 to 1e3", lambda x: abs(x) <= 1e3)
+    for name, (expected, holds) in rules.items():
+        value = named[name]
+        if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not holds(float(value)):
+            raise ShapeError(name, expected=expected, got=repr(value))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log-probabilities at one position: of the chosen token, and (id, log-probability) of the best, descending."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def log_softmax(logits: F32) -> tuple[float, float]:
+    """The maximum m and the logarithm s of Σ exp(l − m): a token's log-probability is (l − m) − s.
+
+    exp is the profile's, in float32; the sum runs in the order of ids and the logarithm is taken in float64.
+    Shapes: (V,) f32.
+    """
+    best = logits.max()
+    total = float(np.cumsum(exp(logits - best), dtype=np.float64)[-1])
+    return float(best), log64(total)
+
+
+def logprobs_of(logits: F32, token: int, n: int) -> TokenLogprob:
+    """Log-probabilities of ``token`` and of the ``n`` best. Shapes: (V,) f32."""
+    best, log_total = log_softmax(logits)
+    ids, values = top_k(logits[None], n)
+    top = tuple((int(i), (float(v) - best) - log_total) for i, v in zip(ids[0], values[0], strict=True))
+    return TokenLogprob(token, (float(logits[token]) - best) - log_total, top)
+
+
+def draw(ids: NDArray[np.integer], logits: F32, params: SamplingParams, random_bits: int) -> int:
+    """Steps 6 to 10 over a whole sorted list. Shapes: ids (n,) int, logits (n,) f32, descending."""
+    z, weights = _weights(logits, logits[0], params.temperature)
+    ids, z = ids[: len(weights)], z[: len(weights)]
+    if params.typical_p < 1:
+        kept = _typical(z, weights, params.typical_p)
+        ids, weights = ids[kept], weights[kept]
+    sums = np.cumsum(weights)
+    n = _truncate(weights, sums, int(sums[-1]), params)
+    return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
+
+
+def _weights(logits: F32, first: np.float32, temperature: float) -> tuple[F32, NDArray[np.int64]]:
+    """z, and the integer weights without the zeros at the end of a descending list."""
+    z = (logits - first) / np.float32(temperature)
+    weights = np.rint(exp(z).astype(np.float64) * WEIGHT_ONE).astype(np.int64)
+    n_positive = int(np.searchsorted(-weights, 0, side="left"))
+    return z, weights[:n_positive]
+
+
+def _typical(z: F32, weights: NDArray[np.int64], typical_p: float) -> NDArray[np.intp]:
+    wide, total = z.astype(np.float64), float(weights.sum())
+    mean = float(np.cumsum(weights.astype(np.float64) * wide)[-1]) / total
+    nearest = np.argsort(np.abs(wide - mean), kind="stable")
+    n = int(np.searchsorted(np.cumsum(weights[nearest]), typical_p * total, side="left")) + 1
+    return np.sort(nearest[:n])
+
+
+def _truncate(weights: NDArray[np.int64], sums: NDArray[np.int64], total: int, params: SamplingParams) -> int:
+    """How many of the list top-p and min-p keep; ``total`` is the weight of the whole list. At least 1."""
+    n = len(weights)
+    if params.top_p < 1:
+        n = min(n, int(np.searchsorted(sums, params.top_p * total, side="left")) + 1)
+    if params.min_p > 0:
+        n = min(n, int(np.searchsorted(-weights, -(params.min_p * int(weights[0])), side="right")))
+    return n
+
+
+def _search(sums: NDArray[np.int64], total: int, random_bits: int) -> int:
+    return int(np.searchsorted(sums, (random_bits * total) >> 53, side="right"))
+
+
+def draw_full(logits: F32, params: SamplingParams, random_bits: int) -> int:
+    """Steps 4 to 10 over all logits, without sorting more of them than the draw needs. Shapes: (V,) f32."""
+    if params.top_k:
+        ids, values = _best(logits, params.top_k)
+        return draw(ids, values, params, random_bits)
+    if params.typical_p < 1 or len(logits) <= _HEAD:
+        return draw(*_best(logits, len(logits)), params, random_bits)
+    ids, values = _best(logits, _HEAD)
+    _, weights = _weights(values, values[0], params.temperature)
+    sums = np.cumsum(weights)
+    # The rest of the list matters by its sum alone as long as the draw ends before it; integers make that sum exact.
+    z = (logits - values[0]) / np.float32(params.temperature)
+    total = int(np.rint(exp(z).astype(np.float64) * WEIGHT_ONE).astype(np.int64).sum())
+    n = _truncate(weights, sums, total, params)
+    if n < len(weights) or int(sums[-1]) == total:
+        return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
+    if params.top_p == 1 and params.min_p == 0:
+        index = _search(sums, total, random_bits)
+        if index < len(weights):
+            return int(ids[index])
+    return draw(*_best(logits, len(logits)), params, random_bits)
+
+
+def _best(logits: F32, k: int) -> tuple[NDArray[np.integer], F32]:
+    """The k first of the sorted list, (n,) and (n,): all that tie with the last of them compete by id."""
+    if k < len(logits) // 4:
+        least = np.partition(logits, len(logits) - k)[len(logits) - k]
+        ids = np.flatnonzero(logits >= least)
+        order, values = top_k(logits[ids][None], k)
+        return ids[order[0]], values[0]
+    order, values = top_k(logits[None], k)
+    return order[0], values[0]
+
+
+class Sampler:
+    """Chooses the tokens of one sequence; remembers which occurred, where penalties need it."""
+
+    def __init__(self, params: SamplingParams, vocab_size: int, prompt: NDArray[np.int32], sequence: int = 0) -> None:
+        for name, ids in (("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
+            if any(token >= vocab_size for token in ids):
+                raise ShapeError(name, expected=f"token ids below {vocab_size}", got=max(ids))
+        self.params, self.sequence = params, sequence
+        self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
+        self._seen = self._counts = None
+        if params.has_penalties:
+            self._seen = np.zeros(vocab_size, np.bool_)
+            self._seen[prompt] = True
+            self._counts = np.zeros(vocab_size, np.float32)
+        self._bias_ids = np.array(list(params.logit_bias), np.int64)
+        self._bias = np.array(list(params.logit_bias.values()), np.float32)
+
+    def choose(self, result: StepResult, row: int, position: int) -> tuple[int, TokenLogprob | None]:
+        """The token of one row of a step's result, and its log-probabilities if they are asked for.
+
+        A result with at least ``n_candidates`` candidates a row, or with full logits, gives the same token.
+        Errors: NumericsError if the best logit is not finite.
+        """
+        params = self.params
+        if result.ids is not None and result.values is not None:
+            if params.temperature == 0:
+                return int(result.ids[row, 0]), None
+            k = self.n_candidates
+            return draw(result.ids[row, :k], result.values[row, :k], params, self._random_bits(position)), None
+        if result.logits is None:
+            raise ShapeError("a step's result", expected="logits or candidates", got="neither")
+        raw = result.logits[row]
+        if not math.isfinite(float(raw.max())):
+            raise NumericsError("logits are not finite", where=f"position {position - 1}")
+        adjusted = self._adjust(raw)
+        if params.temperature == 0:
+            token = int(np.argmax(adjusted))
+        else:
+            token = draw_full(adjusted, params, self._random_bits(position))
+        if self._seen is not None and self._counts is not None:
+            self._seen[token] = True
+            self._counts[token] += 1
+        return token, None if params.logprobs is None else logprobs_of(raw, token, params.logprobs)
+
+    def _random_bits(self, position: int) -> int:
+        high, low, _, _ = philox(self.params.seed, self.sequence, position)
+        return (high >> 5) << 26 | low >> 6
+
+    def _adjust(self, logits: F32) -> F32:
+        """Steps 1 to 3, on a copy where they change anything."""
+        p = self.params
+        if self._seen is not None and self._counts is not None:
+            r = np.float32(p.repetition_penalty)
+            logits = np.where(self._seen, np.where(logits > 0, logits / r, logits * r), logits)
+            logits = logits - np.float32(p.frequency_penalty) * self._counts
+            logits = logits - np.float32(p.presence_penalty) * (self._counts > 0).astype(np.float32)
+        if len(self._bias):
+            logits = logits.copy()
+            logits[self._bias_ids] += self._bias
+        return logits
