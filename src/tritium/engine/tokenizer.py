@@ -33,7 +33,7 @@ class Tokenizer:
         self.model = vocabulary.model
         self.pre = ""
         self.architecture = vocabulary.architecture
-        self.chat_template = vocabulary.chat_template
+        self.chat_template = self._choose_chat_template(vocabulary)
         self.vocab_size = len(vocabulary.tokens)
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
@@ -144,6 +144,14 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, int]:
         """Return text → id of the control and unknown tokens."""
         return dict(self._special)
+
+    def _choose_chat_template(self, vocabulary: Vocabulary) -> str | None:
+        template = vocabulary.chat_template
+        # A converter of BitNet writes this one whatever the model was trained on; under it the model never ends a turn.
+        if template and "BITNETAssistant" in template and vocabulary.architecture.startswith("bitnet"):
+            self.notes.append("tokenizer.chat_template is a converter's placeholder: the format of BitNet is used")
+            return None
+        return template
 
     def _choose_pre_tokenizer(self, vocabulary: Vocabulary) -> PreTokenizer:
         name = vocabulary.pre

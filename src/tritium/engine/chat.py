@@ -1,0 +1,178 @@
+"""Conversations to prompts: the model's own chat template, or the built-in format of its architecture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tritium.engine.template import render_template
+from tritium.engine.tokenizer import Tokenizer
+from tritium.errors import ShapeError, UnsupportedError
+
+END_OF_TURN = "<|eot_id|>"
+_BITNET = frozenset({"bitnet-b1.58", "bitnet-25", "bitnet"})
+_ROLE = re.compile("[A-Za-z][A-Za-z0-9_-]{0,31}")
+_STAND_INS = range(0xF0000, 0xFFFFE)
+
+
+def has_chat_format(template: str | None, architecture: str) -> bool:
+    """True if a model with this template and architecture has a format for conversations."""
+    return bool(template) or architecture in _BITNET
+
+
+def render_chat(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    template: str | None,
+    architecture: str,
+    bos: str,
+    eos: str,
+    add_generation_prompt: bool = True,
+    variables: Mapping[str, object] | None = None,
+    now: datetime | None = None,
+) -> str:
+    """Return the prompt of a conversation as text, the names of control tokens included.
+
+    messages: each has a ``role`` and a ``content``, both text; more keys are for templates that know them, their values
+    are JSON's. Without ``template`` the built-in format of ``architecture`` is used. ``variables`` reach the template too.
+    Errors: ShapeError if a message is malformed, or the template refuses it; else as ``render_template``.
+    """
+    plain = [_message(message, index) for index, message in enumerate(messages)]
+    if not plain:
+        raise ShapeError("no messages", expected="at least one")
+    if template:
+        return render_template(
+            template,
+            {
+                "tools": None,
+                "documents": None,
+                **(variables or {}),
+                "messages": plain,
+                "bos_token": bos,
+                "eos_token": eos,
+                "add_generation_prompt": add_generation_prompt,
+            },
+            now=now,
+        )
+    if architecture in _BITNET:
+        turns = (f"{message['role'].capitalize()}: {message['content'].strip()}{END_OF_TURN}" for message in plain)
+        return bos + "".join(turns) + ("Assistant: " if add_generation_prompt else "")
+    raise UnsupportedError(
+        "this model has no chat format",
+        where=f"architecture {architecture!r}" if architecture else None,
+        expected="the key tokenizer.chat_template",
+        hint="Complete a plain prompt instead",
+    )
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    template: str | None = None,
+    architecture: str | None = None,
+    add_generation_prompt: bool = True,
+    variables: Mapping[str, object] | None = None,
+    now: datetime | None = None,
+) -> list[int]:
+    """Return the prompt of a conversation as token ids; control tokens come from the template only.
+
+    Text in a message that looks like a control token is tokenized as text. ``template`` and ``architecture`` default to the
+    tokenizer's own. Without such text the ids equal ``encode(render_chat(…), parse_special=True)`` with one BOS.
+    Errors: as ``render_chat`` and ``Tokenizer.encode``; UnsupportedError if the built-in format needs a token that the
+    vocabulary lacks.
+    """
+    template = tokenizer.chat_template if template is None else template
+    architecture = tokenizer.architecture if architecture is None else architecture
+    specials = tokenizer.special_tokens()
+    if not template and architecture in _BITNET and END_OF_TURN not in specials:
+        raise UnsupportedError(
+            "this model has no chat format",
+            expected=f"the token {END_OF_TURN} or the key tokenizer.chat_template",
+            hint="Complete a plain prompt instead",
+        )
+    plain = [_message(message, index) for index, message in enumerate(messages)]
+    shield = _Shield(specials, f"{template}{json.dumps(plain, ensure_ascii=False)}")
+    text = render_chat(
+        [shield.message(message) for message in plain],
+        template=template,
+        architecture=architecture,
+        bos="" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
+        eos="" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
+        add_generation_prompt=add_generation_prompt,
+        variables=variables,
+        now=now,
+    )
+    return tokenizer.encode_template(text, shield.literals)
+
+
+def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
+    where = f"message {index}"
+    if not isinstance(message, Mapping):
+        raise ShapeError("malformed message", where=where, expected="a mapping", got=type(message).__name__)
+    role, content = message.get("role"), message.get("content")
+    # A role is written between control tokens, so it must not be able to spell one.
+    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+        raise ShapeError(
+            "malformed message", where=f"{where}, role", expected="a word such as user", got=repr(role)[:80]
+        )
+    if not isinstance(content, str):
+        raise ShapeError("malformed message", where=f"{where}, content", expected="text", got=type(content).__name__)
+    try:
+        json.dumps(plain := dict(message))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ShapeError("malformed message", where=where, expected="values of JSON", got=str(error)[:80]) from None
+    return plain
+
+
+class _Shield:
+    """Takes from messages the power to spell control tokens.
+
+    One character of each such text is replaced by a stand-in from a private-use plane that occurs nowhere in the
+    conversation; after control tokens have been found, the stand-in becomes the character again. The same is done where a
+    text could complete a control token with what the template writes before or after it. All other text is left alone,
+    so a template that inspects it sees what was written.
+    """
+
+    def __init__(self, specials: Mapping[str, int], surroundings: str) -> None:
+        names = [name for name in specials if len(name) > 1]
+        self._whole = re.compile("|".join(sorted(map(re.escape, specials), key=len, reverse=True)) or "(?!)")
+        self._heads = frozenset(name[:n] for name in names for n in range(1, len(name)))
+        self._tails = frozenset(name[-n:] for name in names for n in range(1, len(name)))
+        self._longest = max(map(len, specials), default=0)
+        used = set(surroundings)
+        free = (code for code in _STAND_INS if chr(code) not in used)
+        ends = {name[0] for name in specials} | {name[-1] for name in specials}
+        self.literals = {next(free): character for character in sorted(ends)}
+        self._stand_in = {character: chr(code) for code, character in self.literals.items()}
+
+    def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Shield all values of a message but its role."""
+        return {key: value if key == "role" else self._value(value) for key, value in message.items()}
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Mapping):
+            return {self._value(key): self._value(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._value(item) for item in value]
+        return value
+
+    def _text(self, text: str) -> str:
+        text = self._whole.sub(lambda match: self._stand_in[match[0][0]] + match[0][1:], text)
+        # Templates trim, so the first and last character are also those without the blanks around.
+        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        characters = list(text)
+        for first in {0, start}:
+            for n in range(1, min(self._longest, len(text) - first + 1)):
+                if text[first : first + n] in self._tails:
+                    characters[first + n - 1] = self._stand_in[text[first + n - 1]]
+        for last in {end, len(text)}:
+            for n in range(1, min(self._longest, last + 1)):
+                if text[last - n : last] in self._heads:
+                    characters[last - n] = self._stand_in[text[last - n]]
+        return "".join(characters)
