@@ -20,7 +20,9 @@ def token_sequences(vocab_size: int, lengths: Sequence[int], seed: int = 5) -> l
     return [(np.asarray(bits.random_raw(n)) % np.uint64(vocab_size)).astype(np.int32) for n in lengths]
 
 
-def forward(executor: Executor, sequences: Sequence[I32], chunk: int | None, mix: int | None = None) -> list[NDArray[np.float32]]:
+def forward(
+    executor: Executor, sequences: Sequence[I32], chunk: int | None, mix: int | None = None
+) -> list[NDArray[np.float32]]:
     """Logits of every token of every sequence.
 
     Each step takes up to ``chunk`` tokens (None: all) of one sequence after the other, or with ``mix`` random amounts of all

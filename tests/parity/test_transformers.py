@@ -70,7 +70,9 @@ def their_model(config: ModelConfig, file: GGUFFile) -> Any:
     return made.float().eval()
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if TINY[name].architecture != "bitnet"] + ["silu_gqa_tied_head_dim_20"])
+@pytest.mark.parametrize(
+    "name", [name for name in TINY if TINY[name].architecture != "bitnet"] + ["silu_gqa_tied_head_dim_20"]
+)
 def test_logits_agree_with_transformers(name: str, tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", name)) as file:
         graph = build_graph(file.metadata, file.tensors)
@@ -79,7 +81,12 @@ def test_logits_agree_with_transformers(name: str, tmp_path: Path) -> None:
         with Executor(plan, file, kv_blocks=4) as executor:
             ours = forward(executor, tokens, None)[0].astype(np.float64)
         with torch.no_grad():
-            theirs = their_model(graph.config, file)(torch.tensor(tokens[0][None].astype(np.int64))).logits[0].double().numpy()
+            theirs = (
+                their_model(graph.config, file)(torch.tensor(tokens[0][None].astype(np.int64)))
+                .logits[0]
+                .double()
+                .numpy()
+            )
     cosine = (ours * theirs).sum(1) / np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
     noise = np.abs(ours - theirs).max(axis=1)
     ranked = np.sort(ours, axis=1)

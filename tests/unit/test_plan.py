@@ -146,7 +146,9 @@ KEY = "bitnet-b1.58"
         (f"{KEY}.attention.value_length", 16, UnsupportedError, "differ in length"),
     ],
 )
-def test_bad_hyperparameters_are_named(tmp_path: Path, key: str, value: object, error: type[Exception], text: str) -> None:
+def test_bad_hyperparameters_are_named(
+    tmp_path: Path, key: str, value: object, error: type[Exception], text: str
+) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", "relu2_mha_tied")) as file:
         metadata = {**file.metadata, key: value}
         if value is None:
