@@ -26,7 +26,7 @@ ROOT_ENTRIES = {
     "examples", "LICENSE-APACHE", "LICENSE-MIT", "Makefile", "pyproject.toml", "README.md", "receipts", "scripts",
     "SECURITY.md", "src", "tests",
 }  # fmt: skip
-CORE_DEPENDENCIES = {"click", "jinja2", "numpy", "rich", "tokenizers"}
+CORE_DEPENDENCIES = {"click", "jinja2", "markupsafe", "numpy", "rich", "tokenizers"}  # markupsafe: the strings of jinja2
 BANNED_WORDS = {
     "advanced", "base", "common", "handler", "helper", "manager", "misc", "mock", "new", "optimized", "real", "simple",
     "util", "utils", "v2",
