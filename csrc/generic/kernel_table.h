@@ -1,0 +1,22 @@
+// The unit's only symbol: its rows of csrc/kernels.inc. Included last.
+#pragma once
+
+#include "generic/kernel_names.h"
+
+namespace tritium {
+namespace {
+
+#define KERNEL(id, op, layout, isa, t_min, t_max, kind) {#id, #op, #layout, #isa, t_min, t_max, id},
+constexpr Kernel kRows[] = {
+#include "kernels.inc"
+};
+#undef KERNEL
+
+}  // namespace
+
+extern "C" const Kernel* TRITIUM_PASTE(tritium_kernels, TRITIUM_ISA)(int64_t* n) {
+  *n = sizeof(kRows) / sizeof(kRows[0]);
+  return kRows;
+}
+
+}  // namespace tritium

@@ -1,0 +1,214 @@
+// AVX-512 with VNNI: vpdpbusd for the integer products, one register for sixteen lanes.
+#include "generic/lanes_avx512.h"
+
+#define TRITIUM_ROW_avx512vnni 1
+#include "generic/kernel_names.h"
+
+#include "generic/attention.h"
+#include "generic/embedding.h"
+#include "generic/glu.h"
+#include "generic/logits.h"
+#include "generic/norm.h"
+#include "generic/panels.h"
+#include "generic/rope.h"
+#include "generic/select.h"
+
+namespace tritium {
+namespace {
+
+inline __m512i four(const int8_t* a) {
+  int32_t word;
+  __builtin_memcpy(&word, a, 4);
+  return _mm512_set1_epi32(word);
+}
+inline __m512i dot(__m512i acc, __m512i codes, __m512i a) { return _mm512_dpbusd_epi32(acc, codes, a); }
+
+// Σ a over n_blocks·16 activations, in lanes of at most 4·128 an addition.
+inline int32_t sum_of(const int8_t* a, int64_t n_blocks) {
+  __m512i total = _mm512_setzero_si512();
+  int64_t k = 0;
+  for (; k + 64 <= 16 * n_blocks; k += 64) total = dot(total, _mm512_set1_epi8(1), _mm512_loadu_si512(a + k));
+  const __mmask64 rest = (uint64_t{1} << (16 * n_blocks - k)) - 1;
+  total = dot(total, _mm512_set1_epi8(1), _mm512_maskz_loadu_epi8(rest, a + k));
+  return _mm512_reduce_add_epi32(total);
+}
+
+// Sixteen rows of one token: f32(Σ code·a − Σ a)·scale, added to what is there or not.
+inline void finish(__m512i acc, int32_t total, float scale, bool accumulate, float* out) {
+  const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc, _mm512_set1_epi32(total))), _mm512_set1_ps(scale));
+  _mm512_storeu_ps(out, accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), y) : y);
+}
+
+// int32 sums of T tokens × 16 rows, as a chain of members: gcc keeps arrays of vectors in memory.
+template <int T>
+struct Rows16 {
+  __m512i first;
+  Rows16<T - 1> rest;
+};
+template <>
+struct Rows16<0> {};
+
+template <int T>
+[[gnu::always_inline]] inline void clear(Rows16<T>& s) {
+  s.first = _mm512_setzero_si512();
+  if constexpr (T > 1) clear(s.rest);
+}
+template <int T>
+[[gnu::always_inline]] inline void add_dots(Rows16<T>& s, __m512i codes, const int8_t* a, int64_t stride) {
+  s.first = dot(s.first, codes, four(a));
+  if constexpr (T > 1) add_dots(s.rest, codes, a + stride, stride);
+}
+template <int T>
+[[gnu::always_inline]] inline void add_shifted(Rows16<T>& s, const Rows16<T>& planes, int shift) {
+  s.first = _mm512_add_epi32(s.first, _mm512_srai_epi32(planes.first, shift));
+  if constexpr (T > 1) add_shifted(s.rest, planes.rest, shift);
+}
+
+// What a panel's sums need to become outputs.
+struct Tokens {
+  const int8_t* a;
+  int64_t a_stride;
+  const float* scales;
+  int64_t scale_stride;
+  const int32_t* totals;
+  float* out;
+  int64_t out_stride;
+  bool accumulate;
+
+  Tokens at(int64_t t) const {
+    Tokens moved = *this;
+    moved.a += t * a_stride;
+    moved.scales += t * scale_stride;
+    moved.totals += t;
+    moved.out += t * out_stride;
+    return moved;
+  }
+};
+
+template <int T>
+[[gnu::always_inline]] inline void finish(const Rows16<T>& s, const Tokens& x, int64_t t, float scale_w, int64_t column) {
+  finish(s.first, x.totals[t], x.scales[t * x.scale_stride] * scale_w, x.accumulate, x.out + t * x.out_stride + column);
+  if constexpr (T > 1) finish(s.rest, x, t + 1, scale_w, column);
+}
+
+// Few tokens, memory-bound: one panel, one stream. The four bit pairs of a byte are multiplied where they stand, as code·4^j in
+// four sums that are shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j.
+template <int T>
+void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, float scale_w, int64_t column) {
+  const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
+                mask3 = _mm512_set1_epi8(static_cast<char>(192));
+  Rows16<T> s0, s1, s2, s3;
+  clear(s0);
+  clear(s1);
+  clear(s2);
+  clear(s3);
+  const int8_t* a = x.a;
+  for (const uint8_t* stop = block + kPanelBlockBytes * n_blocks; block < stop; block += kPanelBlockBytes, a += kPanelDepth) {
+    _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
+    const __m512i w = _mm512_loadu_si512(block);
+    add_dots(s0, _mm512_and_si512(w, mask0), a, x.a_stride);
+    add_dots(s1, _mm512_and_si512(w, mask1), a + 4, x.a_stride);
+    add_dots(s2, _mm512_and_si512(w, mask2), a + 8, x.a_stride);
+    add_dots(s3, _mm512_and_si512(w, mask3), a + 12, x.a_stride);
+  }
+  add_shifted(s0, s1, 2);
+  add_shifted(s0, s2, 4);
+  add_shifted(s0, s3, 6);
+  finish(s0, x, 0, scale_w, column);
+}
+
+// T tokens × P panels from the packed bytes: the vector units that shift and mask are not those that multiply. |sum| ≤ 256·K.
+template <int T, int P>
+void panel_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  const __m512i mask = _mm512_set1_epi8(3);
+  Rows16<T> s0, s1;
+  clear(s0);
+  if constexpr (P == 2) clear(s1);
+  const int8_t* a = x.a;
+  for (const uint8_t* stop = block + kPanelBlockBytes * n_blocks; block < stop; block += kPanelBlockBytes, a += kPanelDepth) {
+    __m512i w0 = _mm512_loadu_si512(block), w1 = w0;
+    if constexpr (P == 2) w1 = _mm512_loadu_si512(block + panel_bytes);
+    for (int j = 0; j < 4; ++j) {
+      add_dots(s0, _mm512_and_si512(w0, mask), a + 4 * j, x.a_stride);
+      if constexpr (P == 2) add_dots(s1, _mm512_and_si512(w1, mask), a + 4 * j, x.a_stride);
+      w0 = _mm512_srli_epi32(w0, 2);
+      if constexpr (P == 2) w1 = _mm512_srli_epi32(w1, 2);
+    }
+  }
+  finish(s0, x, 0, scales_w[0], column);
+  if constexpr (P == 2) finish(s1, x, 0, scales_w[1], column + kPanelRows);
+}
+
+// The tokens of a call from `first` on.
+inline Tokens tokens_of(const Call& call, int64_t first, const int32_t* totals) {
+  Tokens x;
+  x.a = call.in[0].row<const int8_t>(first);
+  x.a_stride = call.in[0].stride;
+  x.scales = call.in[1].row<const float>(first);
+  x.scale_stride = call.in[1].stride;
+  x.totals = totals;
+  x.out = call.out[0].row<float>(first);
+  x.out_stride = call.out[0].stride;
+  x.accumulate = call.ints[4] != 0;
+  return x;
+}
+
+// One token: every panel of the range streams through registers, bytes are read once.
+KERNEL_FUNCTION(i2s_gemv) {
+  const Panels panels(call.weights[0]);
+  const int32_t total = sum_of(call.in[0].row<const int8_t>(0), panels.n_blocks);
+  const Tokens x = tokens_of(call, 0, &total);
+  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), panels.n_blocks, x, panels.scales[p], kPanelRows * p);
+  count_linear(call, begin, end, work);
+}
+
+// Activations of this many tokens stay in the second-level cache while a range's panels pass. Tiles are at most 12 × 2 panels: 24
+// sums leave 8 registers.
+constexpr int64_t kTokens = 96;
+constexpr int64_t kTile = 12;
+
+using InPlace = void (*)(const uint8_t*, int64_t, const Tokens&, float, int64_t);
+constexpr InPlace kInPlace[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>};
+
+using Tile = void (*)(const uint8_t*, int64_t, int64_t, const Tokens&, const float*, int64_t);
+constexpr Tile kSingle[] = {panel_tile<5, 1>, panel_tile<6, 1>,  panel_tile<7, 1>,  panel_tile<8, 1>,
+                            panel_tile<9, 1>, panel_tile<10, 1>, panel_tile<11, 1>, panel_tile<12, 1>};
+constexpr Tile kPair[] = {panel_tile<5, 2>, panel_tile<6, 2>,  panel_tile<7, 2>,  panel_tile<8, 2>,
+                          panel_tile<9, 2>, panel_tile<10, 2>, panel_tile<11, 2>, panel_tile<12, 2>};
+
+// The panels [begin, end) for n tokens: one panel at a time while memory bounds the speed, two where products do.
+void multiply(const Panels& panels, int64_t begin, int64_t end, int64_t n, const Tokens& x) {
+  if (n <= 4) {
+    for (int64_t p = begin; p < end; ++p) kInPlace[n - 1](panels.panel(p), panels.n_blocks, x, panels.scales[p], kPanelRows * p);
+    return;
+  }
+  const int64_t n_tiles = (n + kTile - 1) / kTile;
+  const int64_t panel_bytes = panels.n_blocks * kPanelBlockBytes;
+  for (int64_t p = begin; p < end;) {
+    const bool pair = n > 8 && p + 1 < end;
+    for (int64_t i = 0; i < n_tiles; ++i) {
+      const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
+      const Tile tile = (pair ? kPair : kSingle)[width - 5];
+      tile(panels.panel(p), panel_bytes, panels.n_blocks, x.at(t), panels.scales + p, kPanelRows * p);
+    }
+    p += pair ? 2 : 1;
+  }
+}
+
+// Several tokens. Panels come from memory once if the range's bytes fit the cache, else once for every 96 tokens.
+KERNEL_FUNCTION(i2s_gemm) {
+  const Panels panels(call.weights[0]);
+  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
+    int32_t totals[kTokens];
+    for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(call.in[0].row<const int8_t>(first + t), panels.n_blocks);
+    multiply(panels, begin, end, n, tokens_of(call, first, totals));
+  }
+  count_linear(call, begin, end, work);
+}
+
+}  // namespace
+}  // namespace tritium
+
+#include "generic/kernel_table.h"
