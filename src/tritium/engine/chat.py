@@ -18,9 +18,13 @@ _ROLE = re.compile("[A-Za-z][A-Za-z0-9_-]{0,31}")
 _STAND_INS = range(0xF0000, 0xFFFFE)
 
 
-def has_chat_format(template: str | None, architecture: str) -> bool:
-    """True if a model with this template and architecture has a format for conversations."""
-    return bool(template) or architecture in _BITNET
+def has_chat_format(tokenizer: Tokenizer) -> bool:
+    """True if conversations can be written for this model: by its own template, or in the format of BitNet.
+
+    The built-in format needs its end of turn as a token; a small model of the same architecture may lack it.
+    """
+    is_bitnet = tokenizer.architecture in _BITNET and END_OF_TURN in tokenizer.special_tokens()
+    return bool(tokenizer.chat_template) or is_bitnet
 
 
 def render_chat(
@@ -60,46 +64,31 @@ def render_chat(
     if architecture in _BITNET:
         turns = (f"{message['role'].capitalize()}: {message['content'].strip()}{END_OF_TURN}" for message in plain)
         return bos + "".join(turns) + ("Assistant: " if add_generation_prompt else "")
-    raise UnsupportedError(
-        "this model has no chat format",
-        where=f"architecture {architecture!r}" if architecture else None,
-        expected="the key tokenizer.chat_template",
-        hint="Complete a plain prompt instead",
-    )
+    raise _no_format(architecture)
 
 
 def encode_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
     *,
-    template: str | None = None,
-    architecture: str | None = None,
     add_generation_prompt: bool = True,
     variables: Mapping[str, object] | None = None,
     now: datetime | None = None,
 ) -> list[int]:
     """Return the prompt of a conversation as token ids; control tokens come from the template only.
 
-    Text in a message that looks like a control token is tokenized as text. ``template`` and ``architecture`` default to the
-    tokenizer's own. Without such text the ids equal ``encode(render_chat(…), parse_special=True)`` with one BOS.
-    Errors: as ``render_chat`` and ``Tokenizer.encode``; UnsupportedError if the built-in format needs a token that the
-    vocabulary lacks.
+    Text in a message that looks like a control token is tokenized as text. Without such text the ids equal
+    ``encode(render_chat(…), parse_special=True)`` with one BOS. The template and architecture are the tokenizer's own.
+    Errors: as ``render_chat`` and ``Tokenizer.encode``; UnsupportedError if the model has no chat format.
     """
-    template = tokenizer.chat_template if template is None else template
-    architecture = tokenizer.architecture if architecture is None else architecture
-    specials = tokenizer.special_tokens()
-    if not template and architecture in _BITNET and END_OF_TURN not in specials:
-        raise UnsupportedError(
-            "this model has no chat format",
-            expected=f"the token {END_OF_TURN} or the key tokenizer.chat_template",
-            hint="Complete a plain prompt instead",
-        )
+    if not has_chat_format(tokenizer):
+        raise _no_format(tokenizer.architecture)
     plain = [_message(message, index) for index, message in enumerate(messages)]
-    shield = _Shield(specials, f"{template}{json.dumps(plain, ensure_ascii=False)}")
+    shield = _Shield(tokenizer.special_tokens(), f"{tokenizer.chat_template}{json.dumps(plain, ensure_ascii=False)}")
     text = render_chat(
         [shield.message(message) for message in plain],
-        template=template,
-        architecture=architecture,
+        template=tokenizer.chat_template,
+        architecture=tokenizer.architecture,
         bos="" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
         eos="" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
         add_generation_prompt=add_generation_prompt,
@@ -107,6 +96,15 @@ def encode_chat(
         now=now,
     )
     return tokenizer.encode_template(text, shield.literals)
+
+
+def _no_format(architecture: str) -> UnsupportedError:
+    return UnsupportedError(
+        "this model has no chat format",
+        where=f"architecture {architecture!r}",
+        expected=f"the key tokenizer.chat_template, or BitNet's token {END_OF_TURN}",
+        hint="Complete a plain prompt instead",
+    )
 
 
 def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:

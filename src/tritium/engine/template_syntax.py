@@ -11,7 +11,7 @@ from jinja2.visitor import NodeTransformer
 
 from tritium.errors import UnsupportedError
 
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 WHERE = "tokenizer.chat_template"
 
 _STATEMENTS = (
