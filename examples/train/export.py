@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from data import BOS, CONTROL_TOKENS, EOS, EOT
 from model import BitNet, Shape, quantize_weight
 from tokenizers import Tokenizer
 from torch import Tensor
+from train import load_checkpoint
 
 from tritium.formats.gguf_writer import GGUFWriter
 from tritium.layouts import LAYOUTS, Bytes
@@ -31,14 +31,6 @@ MATRICES = {
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 
 Entry = tuple[str, tuple[int, ...], str, Bytes]
-
-
-def load_checkpoint(folder: Path) -> tuple[BitNet, Tokenizer]:
-    """The best checkpoint and the tokenizer of a training run."""
-    state = torch.load(folder / "best.pt", weights_only=True)
-    model = BitNet(Shape(**state["shape"]))
-    model.load_state_dict(state["model"])
-    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def dense(name: str, values: Tensor, layout: str) -> Entry:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 from data import bos_id, encode, read_splits, windows
-from export import load_checkpoint
-from train import mean_loss
+from train import load_checkpoint, mean_loss
 
 
 def main() -> None:
