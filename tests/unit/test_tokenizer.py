@@ -11,7 +11,7 @@ import tokenizers
 from tritium.engine.byte_bpe import LETTERS
 from tritium.engine.pretokenizers import PRE_TOKENIZERS
 from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
-from tritium.engine.vocabulary import TokenType
+from tritium.engine.vocabulary import BITNET_CHAT_TEMPLATE, TokenType
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.formats.gguf import open_gguf
 
@@ -236,8 +236,10 @@ def test_a_placeholder_chat_template_is_set_aside_and_said() -> None:
         "tokenizer.chat_template": "{{ 'Human: ' }}BITNETAssistant: ",
     }
     tokenizer = Tokenizer.from_metadata(metadata)
-    assert tokenizer.chat_template is None
+    assert tokenizer.chat_template == BITNET_CHAT_TEMPLATE
     assert "placeholder" in tokenizer.notes[0]
+    other = Tokenizer.from_metadata(metadata | {"general.architecture": "llama"})
+    assert other.chat_template == metadata["tokenizer.chat_template"]
 
 
 def test_sentence_piece_merges_by_score_with_byte_fallback() -> None:

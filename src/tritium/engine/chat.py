@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from tritium.engine.template import render_template
 from tritium.engine.tokenizer import Tokenizer
+from tritium.engine.vocabulary import BITNET_CHAT_TEMPLATE, TokenMatcher
 from tritium.errors import ShapeError, UnsupportedError
 
 END_OF_TURN = "<|eot_id|>"
@@ -47,24 +49,21 @@ def render_chat(
     plain = [_message(message, index) for index, message in enumerate(messages)]
     if not plain:
         raise ShapeError("no messages", expected="at least one")
-    if template:
-        return render_template(
-            template,
-            {
-                "tools": None,
-                "documents": None,
-                **(variables or {}),
-                "messages": plain,
-                "bos_token": bos,
-                "eos_token": eos,
-                "add_generation_prompt": add_generation_prompt,
-            },
-            now=now,
-        )
-    if architecture in _BITNET:
-        turns = (f"{message['role'].capitalize()}: {message['content'].strip()}{END_OF_TURN}" for message in plain)
-        return bos + "".join(turns) + ("Assistant: " if add_generation_prompt else "")
-    raise _no_format(architecture)
+    if not template and architecture not in _BITNET:
+        raise _no_format(architecture)
+    return render_template(
+        template or BITNET_CHAT_TEMPLATE,
+        {
+            "tools": None,
+            "documents": None,
+            **(variables or {}),
+            "messages": plain,
+            "bos_token": bos,
+            "eos_token": eos,
+            "add_generation_prompt": add_generation_prompt,
+        },
+        now=now,
+    )
 
 
 def encode_chat(
@@ -136,10 +135,10 @@ class _Shield:
     """
 
     def __init__(self, specials: Mapping[str, int], surroundings: str) -> None:
-        names = [name for name in specials if len(name) > 1]
-        self._whole = re.compile("|".join(sorted(map(re.escape, specials), key=len, reverse=True)) or "(?!)")
-        self._heads = frozenset(name[:n] for name in names for n in range(1, len(name)))
-        self._tails = frozenset(name[-n:] for name in names for n in range(1, len(name)))
+        self._whole = TokenMatcher(specials)
+        self._names = {index: name for name, index in specials.items()}
+        self._sorted = sorted(specials)
+        self._reversed = sorted(name[::-1] for name in specials)
         self._longest = max(map(len, specials), default=0)
         used = set(surroundings)
         free = (code for code in _STAND_INS if chr(code) not in used)
@@ -161,16 +160,28 @@ class _Shield:
         return value
 
     def _text(self, text: str) -> str:
-        text = self._whole.sub(lambda match: self._stand_in[match[0][0]] + match[0][1:], text)
+        pieces = (
+            self._broken(self._names[piece]) if isinstance(piece, int) else piece for piece in self._whole.split(text)
+        )
+        text = "".join(pieces)
         # Templates trim, so the first and last character are also those without the blanks around.
         start, end = len(text) - len(text.lstrip()), len(text.rstrip())
         characters = list(text)
         for first in {0, start}:
-            for n in range(1, min(self._longest, len(text) - first + 1)):
-                if text[first : first + n] in self._tails:
-                    characters[first + n - 1] = self._stand_in[text[first + n - 1]]
+            for stop in range(first + 1, min(first + self._longest, len(text) + 1)):
+                if _begins_any(text[first:stop][::-1], self._reversed):
+                    characters[stop - 1] = self._stand_in[text[stop - 1]]
         for last in {end, len(text)}:
-            for n in range(1, min(self._longest, last + 1)):
-                if text[last - n : last] in self._heads:
-                    characters[last - n] = self._stand_in[text[last - n]]
+            for first in range(max(last - self._longest + 1, 0), last):
+                if _begins_any(text[first:last], self._sorted):
+                    characters[first] = self._stand_in[text[first]]
         return "".join(characters)
+
+    def _broken(self, name: str) -> str:
+        return self._stand_in[name[0]] + name[1:]
+
+
+def _begins_any(text: str, ordered: Sequence[str]) -> bool:
+    """True if one of the sorted texts starts with ``text``."""
+    place = bisect_left(ordered, text)
+    return place < len(ordered) and ordered[place].startswith(text)

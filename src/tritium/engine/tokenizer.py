@@ -10,7 +10,7 @@ from typing import Protocol
 from tritium.engine.byte_bpe import BYTE_OF_LETTER, ByteLevelBpe
 from tritium.engine.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from tritium.engine.spm import SPACE, SentencePieceBpe
-from tritium.engine.vocabulary import TokenMatcher, TokenType, Vocabulary
+from tritium.engine.vocabulary import BITNET_CHAT_TEMPLATE, TokenMatcher, TokenType, Vocabulary
 from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.formats.gguf import GGUFFile, open_gguf
 
@@ -149,8 +149,8 @@ class Tokenizer:
         template = vocabulary.chat_template
         # A converter of BitNet writes this one whatever the model was trained on; under it the model never ends a turn.
         if template and "BITNETAssistant" in template and vocabulary.architecture.startswith("bitnet"):
-            self.notes.append("tokenizer.chat_template is a converter's placeholder: the format of BitNet is used")
-            return None
+            self.notes.append("tokenizer.chat_template is a converter's placeholder: BitNet's own is used instead")
+            return BITNET_CHAT_TEMPLATE
         return template
 
     def _choose_pre_tokenizer(self, vocabulary: Vocabulary) -> PreTokenizer:

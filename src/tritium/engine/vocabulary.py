@@ -37,6 +37,12 @@ END_OF_GENERATION = frozenset(
         "<｜end▁of▁sentence｜>",
     }
 )
+# Source: the chat template of BitNet b1.58 2B4T's published tokenizer.
+BITNET_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
 _END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>")
 
 
