@@ -39,29 +39,55 @@ inline void finish(__m512i acc, int32_t total, float scale, bool accumulate, flo
   _mm512_storeu_ps(out, accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), y) : y);
 }
 
-// int32 sums of T tokens × 16 rows, as a chain of members: gcc keeps arrays of vectors in memory.
+// int32 sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors, and chains of ten, in memory.
 template <int T>
 struct Rows16 {
-  __m512i first;
-  Rows16<T - 1> rest;
+  Rows16<T / 2> left;
+  Rows16<T - T / 2> right;
 };
 template <>
-struct Rows16<0> {};
+struct Rows16<1> {
+  __m512i sum;
+};
 
 template <int T>
 [[gnu::always_inline]] inline void clear(Rows16<T>& s) {
-  s.first = _mm512_setzero_si512();
-  if constexpr (T > 1) clear(s.rest);
+  if constexpr (T == 1) {
+    s.sum = _mm512_setzero_si512();
+  } else {
+    clear(s.left);
+    clear(s.right);
+  }
 }
 template <int T>
 [[gnu::always_inline]] inline void add_dots(Rows16<T>& s, __m512i codes, const int8_t* a, int64_t stride) {
-  s.first = dot(s.first, codes, four(a));
-  if constexpr (T > 1) add_dots(s.rest, codes, a + stride, stride);
+  if constexpr (T == 1) {
+    s.sum = dot(s.sum, codes, four(a));
+  } else {
+    add_dots(s.left, codes, a, stride);
+    add_dots(s.right, codes, a + T / 2 * stride, stride);
+  }
+}
+// At the end of a loop's body: the sum that the loop carries on and the one that leaves it are one value, in a register. Without it
+// gcc keeps two, and stores one of them every time.
+[[gnu::always_inline]] inline void settle(__m512i& sum) { asm("" : "+v"(sum)); }
+template <int T>
+[[gnu::always_inline]] inline void settle(Rows16<T>& s) {
+  if constexpr (T == 1) {
+    settle(s.sum);
+  } else {
+    settle(s.left);
+    settle(s.right);
+  }
 }
 template <int T>
 [[gnu::always_inline]] inline void add_shifted(Rows16<T>& s, const Rows16<T>& planes, int shift) {
-  s.first = _mm512_add_epi32(s.first, _mm512_srai_epi32(planes.first, shift));
-  if constexpr (T > 1) add_shifted(s.rest, planes.rest, shift);
+  if constexpr (T == 1) {
+    s.sum = _mm512_add_epi32(s.sum, _mm512_srai_epi32(planes.sum, shift));
+  } else {
+    add_shifted(s.left, planes.left, shift);
+    add_shifted(s.right, planes.right, shift);
+  }
 }
 
 // What a panel's sums need to become outputs.
@@ -86,15 +112,30 @@ struct Tokens {
 };
 
 template <int T>
-[[gnu::always_inline]] inline void finish(const Rows16<T>& s, const Tokens& x, int64_t t, float scale_w, int64_t column) {
-  finish(s.first, x.totals[t], x.scales[t * x.scale_stride] * scale_w, x.accumulate, x.out + t * x.out_stride + column);
-  if constexpr (T > 1) finish(s.rest, x, t + 1, scale_w, column);
+[[gnu::always_inline]] inline void store(const Rows16<T>& s, __m512i* sums) {
+  if constexpr (T == 1) {
+    sums[0] = s.sum;
+  } else {
+    store(s.left, sums);
+    store(s.right, sums + T / 2);
+  }
+}
+
+// Sums of n tokens × n_panels, panels side by side. They pass through memory: with the scaling in the same function as the products
+// gcc keeps copies of the sums there during the products too.
+void finish(const __m512i* sums, int64_t n, int64_t n_panels, const Tokens& x, const float* scales_w, int64_t column) {
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t p = 0; p < n_panels; ++p) {
+      float* out = x.out + t * x.out_stride + column + kPanelRows * p;
+      finish(sums[t * n_panels + p], x.totals[t], x.scales[t * x.scale_stride] * scales_w[p], x.accumulate, out);
+    }
+  }
 }
 
 // Few tokens, memory-bound: one panel, one stream. The four bit pairs of a byte are multiplied where they stand, as code·4^j in
 // four sums that are shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j.
 template <int T>
-void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, float scale_w, int64_t column) {
+void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
                 mask3 = _mm512_set1_epi8(static_cast<char>(192));
   Rows16<T> s0, s1, s2, s3;
@@ -103,40 +144,122 @@ void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, flo
   clear(s2);
   clear(s3);
   const int8_t* a = x.a;
-  for (const uint8_t* stop = block + kPanelBlockBytes * n_blocks; block < stop; block += kPanelBlockBytes, a += kPanelDepth) {
+  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
+  do {
     _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(block);
     add_dots(s0, _mm512_and_si512(w, mask0), a, x.a_stride);
     add_dots(s1, _mm512_and_si512(w, mask1), a + 4, x.a_stride);
     add_dots(s2, _mm512_and_si512(w, mask2), a + 8, x.a_stride);
     add_dots(s3, _mm512_and_si512(w, mask3), a + 12, x.a_stride);
-  }
+    block += kPanelBlockBytes;
+    a += kPanelDepth;
+  } while (block < stop);
   add_shifted(s0, s1, 2);
   add_shifted(s0, s2, 4);
   add_shifted(s0, s3, 6);
-  finish(s0, x, 0, scale_w, column);
+  __m512i sums[T];
+  store(s0, sums);
+  finish(sums, T, 1, x, scales_w, column);
 }
 
-// T tokens × P panels from the packed bytes: the vector units that shift and mask are not those that multiply. |sum| ≤ 256·K.
-template <int T, int P>
-void panel_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
-  const __m512i mask = _mm512_set1_epi8(3);
-  Rows16<T> s0, s1;
-  clear(s0);
-  if constexpr (P == 2) clear(s1);
-  const int8_t* a = x.a;
-  for (const uint8_t* stop = block + kPanelBlockBytes * n_blocks; block < stop; block += kPanelBlockBytes, a += kPanelDepth) {
-    __m512i w0 = _mm512_loadu_si512(block), w1 = w0;
-    if constexpr (P == 2) w1 = _mm512_loadu_si512(block + panel_bytes);
-    for (int j = 0; j < 4; ++j) {
-      add_dots(s0, _mm512_and_si512(w0, mask), a + 4 * j, x.a_stride);
-      if constexpr (P == 2) add_dots(s1, _mm512_and_si512(w1, mask), a + 4 * j, x.a_stride);
-      w0 = _mm512_srli_epi32(w0, 2);
-      if constexpr (P == 2) w1 = _mm512_srli_epi32(w1, 2);
-    }
+// The sums of T tokens × two panels; each broadcast serves both.
+template <int T>
+struct Rows32 {
+  Rows32<T / 2> left;
+  Rows32<T - T / 2> right;
+};
+template <>
+struct Rows32<1> {
+  __m512i low, high;
+};
+
+template <int T>
+[[gnu::always_inline]] inline void clear(Rows32<T>& s) {
+  if constexpr (T == 1) {
+    s.low = s.high = _mm512_setzero_si512();
+  } else {
+    clear(s.left);
+    clear(s.right);
   }
-  finish(s0, x, 0, scales_w[0], column);
-  if constexpr (P == 2) finish(s1, x, 0, scales_w[1], column + kPanelRows);
+}
+template <int T>
+[[gnu::always_inline]] inline void add_dots(Rows32<T>& s, __m512i low, __m512i high, const int8_t* a, int64_t stride) {
+  if constexpr (T == 1) {
+    const __m512i x = four(a);
+    s.low = dot(s.low, low, x);
+    s.high = dot(s.high, high, x);
+  } else {
+    add_dots(s.left, low, high, a, stride);
+    add_dots(s.right, low, high, a + T / 2 * stride, stride);
+  }
+}
+template <int T>
+[[gnu::always_inline]] inline void settle(Rows32<T>& s) {
+  if constexpr (T == 1) {
+    settle(s.low);
+    settle(s.high);
+  } else {
+    settle(s.left);
+    settle(s.right);
+  }
+}
+template <int T>
+[[gnu::always_inline]] inline void store(const Rows32<T>& s, __m512i* sums) {
+  if constexpr (T == 1) {
+    sums[0] = s.low;
+    sums[1] = s.high;
+  } else {
+    store(s.left, sums);
+    store(s.right, sums + T / 2 * 2);
+  }
+}
+
+// T tokens × one panel from the packed bytes: the vector units that shift and mask are not those that multiply. |sum| ≤ 256·K.
+template <int T>
+void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  const __m512i mask = _mm512_set1_epi8(3);
+  Rows16<T> s;
+  clear(s);
+  const int8_t* a = x.a;
+  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
+  do {
+    _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
+    const __m512i w = _mm512_loadu_si512(block);
+    add_dots(s, _mm512_and_si512(w, mask), a, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, x.a_stride);
+    settle(s);
+    block += kPanelBlockBytes;
+    a += kPanelDepth;
+  } while (block < stop);
+  __m512i sums[T];
+  store(s, sums);
+  finish(sums, T, 1, x, scales_w, column);
+}
+
+// T tokens × two panels, `panel_bytes` apart.
+template <int T>
+void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  const __m512i mask = _mm512_set1_epi8(3);
+  Rows32<T> s;
+  clear(s);
+  const int8_t* a = x.a;
+  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
+  do {
+    const __m512i v = _mm512_loadu_si512(block), w = _mm512_loadu_si512(block + panel_bytes);
+    add_dots(s, _mm512_and_si512(v, mask), _mm512_and_si512(w, mask), a, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 2), mask), _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 4), mask), _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, x.a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 6), mask), _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, x.a_stride);
+    settle(s);
+    block += kPanelBlockBytes;
+    a += kPanelDepth;
+  } while (block < stop);
+  __m512i sums[2 * T];
+  store(s, sums);
+  finish(sums, T, 2, x, scales_w, column);
 }
 
 // The tokens of a call from `first` on.
@@ -158,7 +281,7 @@ KERNEL_FUNCTION(i2s_gemv) {
   const Panels panels(call.weights[0]);
   const int32_t total = sum_of(call.in[0].row<const int8_t>(0), panels.n_blocks);
   const Tokens x = tokens_of(call, 0, &total);
-  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), panels.n_blocks, x, panels.scales[p], kPanelRows * p);
+  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), 0, panels.n_blocks, x, panels.scales + p, kPanelRows * p);
   count_linear(call, begin, end, work);
 }
 
@@ -167,28 +290,22 @@ KERNEL_FUNCTION(i2s_gemv) {
 constexpr int64_t kTokens = 96;
 constexpr int64_t kTile = 12;
 
-using InPlace = void (*)(const uint8_t*, int64_t, const Tokens&, float, int64_t);
-constexpr InPlace kInPlace[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>};
-
 using Tile = void (*)(const uint8_t*, int64_t, int64_t, const Tokens&, const float*, int64_t);
-constexpr Tile kSingle[] = {panel_tile<5, 1>, panel_tile<6, 1>,  panel_tile<7, 1>,  panel_tile<8, 1>,
-                            panel_tile<9, 1>, panel_tile<10, 1>, panel_tile<11, 1>, panel_tile<12, 1>};
-constexpr Tile kPair[] = {panel_tile<5, 2>, panel_tile<6, 2>,  panel_tile<7, 2>,  panel_tile<8, 2>,
-                          panel_tile<9, 2>, panel_tile<10, 2>, panel_tile<11, 2>, panel_tile<12, 2>};
+constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>,
+                            panel_tile<5>,     panel_tile<6>,     panel_tile<7>,     panel_tile<8>,
+                            panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
+constexpr Tile kPair[] = {pair_tile<6>,  pair_tile<7>,  pair_tile<8>, pair_tile<9>, pair_tile<10>, pair_tile<11>, pair_tile<12>};
 
-// The panels [begin, end) for n tokens: one panel at a time while memory bounds the speed, two where products do.
+// The panels [begin, end) for n tokens: one panel, one stream while memory bounds the speed, two panels where products do. Tiles are
+// of nearly equal size, so none of several has fewer than 6 tokens.
 void multiply(const Panels& panels, int64_t begin, int64_t end, int64_t n, const Tokens& x) {
-  if (n <= 4) {
-    for (int64_t p = begin; p < end; ++p) kInPlace[n - 1](panels.panel(p), panels.n_blocks, x, panels.scales[p], kPanelRows * p);
-    return;
-  }
   const int64_t n_tiles = (n + kTile - 1) / kTile;
   const int64_t panel_bytes = panels.n_blocks * kPanelBlockBytes;
   for (int64_t p = begin; p < end;) {
     const bool pair = n > 8 && p + 1 < end;
     for (int64_t i = 0; i < n_tiles; ++i) {
       const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-      const Tile tile = (pair ? kPair : kSingle)[width - 5];
+      const Tile tile = pair ? kPair[width - 6] : kSingle[width - 1];
       tile(panels.panel(p), panel_bytes, panels.n_blocks, x.at(t), panels.scales + p, kPanelRows * p);
     }
     p += pair ? 2 : 1;
