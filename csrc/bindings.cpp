@@ -1,0 +1,309 @@
+// The module tritium._native: arrays and bytes in, arrays and numbers out. Everything of substance is in the files it includes.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bandwidth.h"
+#include "executor.h"
+#include "pack.h"
+#include "plan.h"
+#include "registry.h"
+
+#ifndef TRITIUM_BUILD_FLAGS
+#define TRITIUM_BUILD_FLAGS ""
+#endif
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tritium {
+namespace {
+
+template <class T, int kDims>
+using In = nb::ndarray<const T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
+template <class T, int kDims>
+using Out = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
+template <class T, int kDims>
+using View = nb::ndarray<nb::numpy, T, nb::ndim<kDims>, nb::c_contig>;
+using Bytes = In<uint8_t, 1>;
+
+View<uint8_t, 1> as_array(Pages pages) {
+  auto owner = std::make_unique<Pages>(std::move(pages));
+  uint8_t* data = owner->data();
+  const size_t size = owner->size();
+  const nb::capsule capsule(owner.get(), [](void* p) noexcept { delete static_cast<Pages*>(p); });
+  static_cast<void>(owner.release());
+  return View<uint8_t, 1>(data, {size}, capsule);
+}
+
+Dialect parse_dialect(const std::string& name) {
+  if (name == "128") return Dialect::blocks128;
+  if (name == "64") return Dialect::blocks64;
+  if (name == "4row") return Dialect::rows4;
+  throw std::invalid_argument("dialect: expected 128, 64 or 4row, got " + name);
+}
+
+View<uint8_t, 1> pack(const std::vector<PackPart>& parts, int n_threads) {
+  Pages panels;
+  {
+    const nb::gil_scoped_release unlocked;
+    panels = pack_panels(parts, n_threads);
+  }
+  return as_array(std::move(panels));
+}
+
+View<uint8_t, 1> pack_i2s(const std::vector<std::tuple<Bytes, int64_t, int64_t, float, std::string>>& parts, int n_threads) {
+  std::vector<PackPart> list;
+  for (const auto& [data, rows, cols, scale, dialect] : parts) {
+    list.push_back({{data.data(), data.size()}, rows, cols, scale, parse_dialect(dialect)});
+  }
+  return pack(list, n_threads);
+}
+
+View<uint8_t, 1> pack_trits(const std::vector<std::tuple<In<int8_t, 2>, float>>& parts, int n_threads) {
+  std::vector<PackPart> list;
+  for (const auto& [trits, scale] : parts) {
+    list.push_back({{reinterpret_cast<const uint8_t*>(trits.data()), trits.size()}, static_cast<int64_t>(trits.shape(0)),
+                    static_cast<int64_t>(trits.shape(1)), scale, Dialect::trits});
+  }
+  return pack(list, n_threads);
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Isa& isa : instruction_sets()) {
+    if (isa.usable()) names.push_back(isa.name);
+  }
+  return names;
+}
+
+std::vector<std::tuple<std::string, std::string>> isa_status() {
+  std::vector<std::tuple<std::string, std::string>> rows;
+  for (const Isa& isa : instruction_sets()) rows.emplace_back(isa.name, isa.status);
+  return rows;
+}
+
+std::vector<std::tuple<std::string, std::string, std::string, std::string, int, int>> kernels() {
+  std::vector<std::tuple<std::string, std::string, std::string, std::string, int, int>> rows;
+  for (const Isa& isa : instruction_sets()) {
+    if (!isa.usable()) continue;
+    for (const Kernel& k : isa.kernels) rows.emplace_back(k.id, k.op, k.layout, k.isa, k.t_min, k.t_max);
+  }
+  return rows;
+}
+
+std::tuple<std::string, std::string, std::string> build_info() {
+#if defined(__clang__)
+  const std::string compiler = "clang " __clang_version__;
+#else
+  const std::string compiler = "gcc " __VERSION__;
+#endif
+#if defined(__x86_64__)
+  const std::string architecture = "x86_64";
+#elif defined(__aarch64__)
+  const std::string architecture = "aarch64";
+#endif
+  return {compiler, TRITIUM_BUILD_FLAGS, architecture};
+}
+
+// The executor with the arrays that it reads.
+class Program {
+ public:
+  Program(const nb::bytes& plan, std::vector<Bytes> residents, int64_t kv_blocks, int n_threads)
+      : residents_(std::move(residents)) {
+    std::vector<std::span<const uint8_t>> spans;
+    for (const Bytes& r : residents_) spans.emplace_back(r.data(), r.size());
+    PlanSpec spec = parse_plan({reinterpret_cast<const uint8_t*>(plan.data()), plan.size()});
+    executor_ = std::make_unique<Executor>(std::move(spec), spans, kv_blocks, n_threads);
+  }
+
+  Executor& executor() const {
+    executor_->renew_after_fork();
+    return *executor_;
+  }
+
+  int step(const In<int32_t, 1>& tokens, const In<int32_t, 1>& positions, const In<int32_t, 1>& slots,
+           const In<int32_t, 2>& block_tables, const In<int32_t, 1>& outputs, int64_t top_k,
+           const std::optional<Out<float, 2>>& logits, const std::optional<Out<int32_t, 2>>& ids,
+           const std::optional<Out<float, 2>>& values) {
+    StepRequest request{{tokens.data(), tokens.size()},
+                        {positions.data(), positions.size()},
+                        {slots.data(), slots.size()},
+                        block_tables.data(),
+                        static_cast<int64_t>(block_tables.shape(0)),
+                        static_cast<int64_t>(block_tables.shape(1)),
+                        {outputs.data(), outputs.size()},
+                        top_k};
+    const int64_t n = static_cast<int64_t>(outputs.size());
+    if (logits) request.logits = checked(*logits, n, executor_->plan().vocab_size, "logits");
+    if (ids) request.ids = checked(*ids, n, top_k, "ids");
+    if (values) request.values = checked(*values, n, top_k, "values");
+    Executor& executor = this->executor();
+    Failure failure;
+    {
+      const nb::gil_scoped_release unlocked;
+      failure = executor.step(request);
+    }
+    if (failure.error != Error::none) failure_ = failure;
+    return static_cast<int>(failure.error);
+  }
+
+  std::tuple<std::string, int64_t, int64_t> failure() const {
+    const char* code = failure_.error == Error::not_finite ? "not_finite" : failure_.error == Error::kv_overflow ? "kv_overflow" : "none";
+    return {code, failure_.step, failure_.row};
+  }
+
+ private:
+  template <class T>
+  static T* checked(const Out<T, 2>& array, int64_t rows, int64_t cols, const char* name) {
+    if (static_cast<int64_t>(array.shape(0)) != rows || static_cast<int64_t>(array.shape(1)) != cols) {
+      throw std::invalid_argument(std::string(name) + ": expected shape (" + std::to_string(rows) + ", " + std::to_string(cols) +
+                                  "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
+    }
+    return array.data();
+  }
+
+  std::vector<Bytes> residents_;
+  std::unique_ptr<Executor> executor_;
+  Failure failure_;
+};
+
+nb::ndarray<nb::numpy> buffer(nb::handle self, int64_t index) {
+  const Executor& executor = nb::cast<Program&>(self).executor();
+  const PlanSpec& plan = executor.plan();
+  if (index < 0 || index >= static_cast<int64_t>(plan.buffers.size())) throw nb::index_error("no such buffer");
+  const BufferSpec& b = plan.buffers[static_cast<size_t>(index)];
+  const nb::dlpack::dtype dtypes[] = {nb::dtype<float>(), nb::dtype<int8_t>(), nb::dtype<int32_t>(), nb::dtype<int16_t>()};
+  const size_t shape[] = {static_cast<size_t>(plan.capacity(b.domain)), static_cast<size_t>(b.width)};
+  return nb::ndarray<nb::numpy>(executor.arena() + b.offset, 2, shape, self, nullptr, dtypes[static_cast<size_t>(b.dtype)]);
+}
+
+std::tuple<View<uint16_t, 4>, View<uint16_t, 4>> kv(nb::handle self, int64_t layer) {
+  const Executor& executor = nb::cast<Program&>(self).executor();
+  const PlanSpec& plan = executor.plan();
+  if (layer < 0 || layer >= plan.n_kv_layers) throw nb::index_error("no such layer of the cache");
+  const KvLayer cache = executor.kv(layer);
+  const auto blocks = static_cast<size_t>(executor.kv_blocks()), heads = static_cast<size_t>(plan.n_kv_heads);
+  const auto dim = static_cast<size_t>(plan.head_dim), block = static_cast<size_t>(plan.kv_block);
+  return {View<uint16_t, 4>(cache.keys, {blocks, heads, dim, block}, self),
+          View<uint16_t, 4>(cache.values, {blocks, heads, block, dim}, self)};
+}
+
+std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> counters(Program& self) {
+  std::vector<StepCounter> rows;
+  {
+    Executor& executor = self.executor();
+    const nb::gil_scoped_release unlocked;
+    rows = executor.counters();
+  }
+  std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> list;
+  list.reserve(rows.size());
+  for (const StepCounter& c : rows) list.emplace_back(c.step, c.choice, c.calls, c.macs, c.macs_skipped, c.bytes, c.ns);
+  return list;
+}
+
+std::tuple<uint64_t, uint64_t, uint64_t> totals(Program& self) {
+  Executor& executor = self.executor();
+  const nb::gil_scoped_release unlocked;
+  const Totals t = executor.totals();
+  return {t.n_steps, t.n_tokens, t.wall_ns};
+}
+
+void translate_code_error(const std::exception_ptr& p, void* type) {
+  try {
+    std::rethrow_exception(p);
+  } catch (const CodeError& error) {
+    const nb::handle code_error(static_cast<PyObject*>(type));
+    const nb::object value = code_error(error.what(), error.part, error.offset);
+    value.attr("part") = error.part;
+    value.attr("offset") = error.offset;
+    PyErr_SetObject(code_error.ptr(), value.ptr());
+  }
+}
+
+void bind_program(nb::module_& m) {
+  nb::class_<Program>(m, "Program",
+                      "A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises "
+                      "RuntimeError.")
+      .def(nb::init<const nb::bytes&, std::vector<Bytes>, int64_t, int>(), "plan"_a, "residents"_a, "kv_blocks"_a, "n_threads"_a,
+           "Parse and check a binary plan (tritium.ir.encode_plan), bind its kernels, keep the residents alive.\n\n"
+           "Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.")
+      .def("step", &Program::step, "tokens"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
+           "block_tables"_a.noconvert(), "outputs"_a.noconvert(), "top_k"_a, "logits"_a.noconvert().none(),
+           "ids"_a.noconvert().none(), "values"_a.noconvert().none(),
+           "Run the plan on T tokens; the interpreter's lock is released.\n\n"
+           "Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits\n"
+           "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32, where given.\n"
+           "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit\n"
+           "the plan; RuntimeError while another thread is in a step.")
+      .def("failure", &Program::failure,
+           "What the last failed step reported: (code, step, row), code \"not_finite\", \"kv_overflow\" or \"none\".")
+      .def("counters", &counters,
+           "(step, choice, calls, macs, macs_skipped, bytes, ns) of each step and kernel choice since the last reset.")
+      .def("totals", &totals, "(steps, tokens, nanoseconds inside step) since the last reset.")
+      .def("reset_counters",
+           [](Program& self) {
+             Executor& executor = self.executor();
+             const nb::gil_scoped_release unlocked;
+             executor.reset_counters();
+           },
+           "Set all counters to zero.")
+      .def("copy_block",
+           [](Program& self, int64_t source, int64_t target) {
+             Executor& executor = self.executor();
+             const nb::gil_scoped_release unlocked;
+             executor.copy_block(source, target);
+           },
+           "source"_a, "target"_a, "Copy a cache block in all layers. Errors: ValueError for a block out of range.")
+      .def("buffer", [](nb::handle_t<Program> self, int64_t index) { return buffer(self, index); }, "index"_a,
+           "A writable view (rows, width) of a buffer of the arena.")
+      .def("arena",
+           [](nb::handle_t<Program> self) {
+             const Executor& e = nb::cast<Program&>(self).executor();
+             return View<uint8_t, 1>(e.arena(), {static_cast<size_t>(e.plan().arena_bytes)}, self);
+           },
+           "A writable view of the whole arena.")
+      .def("kv", [](nb::handle_t<Program> self, int64_t layer) { return kv(self, layer); }, "layer"_a,
+           "Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,\n"
+           "kv_block, head_dim).")
+      .def_prop_ro("n_threads", [](const Program& self) { return self.executor().n_threads(); }, "Workers, the caller included.");
+}
+
+}  // namespace
+}  // namespace tritium
+
+NB_MODULE(_native, m) {
+  using namespace tritium;
+  m.doc() = "The native core: kernels, the executor of plans, weight repacking.";
+  const nb::object code_error = nb::steal(PyErr_NewExceptionWithDoc(
+      "tritium._native.CodeError",
+      "A byte that holds no ternary code. args = (text, part, byte), also as attributes part and offset.", PyExc_ValueError, nullptr));
+  m.attr("CodeError") = code_error;
+  nb::register_exception_translator(translate_code_error, code_error.inc_ref().ptr());
+  m.def("isas", &isas, "Instruction sets that run here, best first: compiled in, in the CPU, passed by the self-test.");
+  m.def("isa_status", &isa_status,
+        "(name, status) of every instruction set: \"ok\", \"not compiled\", \"cpu lacks it\", \"self-test failed\" or\n"
+        "\"illegal instruction\".");
+  m.def("kernels", &kernels, "(id, op, layout, isa, t_min, t_max) of every kernel that runs here; t_max 0 is unbounded.");
+  m.def("build_info", &build_info, "(compiler, flags, architecture) of this build.");
+  m.def("pack_i2s", &pack_i2s, "parts"_a, "n_threads"_a = 1,
+        "Repack I2_S tensors into panels, stacked, each padded to 16 rows.\n\n"
+        "parts: (file bytes with the 32 of tail, rows, cols, scale, dialect \"128\", \"64\" or \"4row\"), all of one width.\n"
+        "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");
+  m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1,
+        "Pack trits into panels, stacked, each padded to 16 rows.\n\n"
+        "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");
+  m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
+  bind_program(m);
+}

@@ -1,0 +1,372 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "op_rules.h"
+#include "registry.h"
+
+namespace tritium {
+
+namespace {
+
+constexpr int64_t kMaxTopK = 1024;
+constexpr int64_t kLeastScratchFloats = 1 << 18;
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Worker w's contiguous share of n units, cut at multiples of `align`; the first workers get the remainder.
+Range share(int64_t n, int64_t align, int worker, int n_workers) {
+  const int64_t groups = (n + align - 1) / align;
+  const auto cut = [&](int64_t w) { return std::min(n, (groups * w + n_workers - 1) / n_workers * align); };
+  return {cut(worker), cut(worker + 1)};
+}
+
+uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout == "i2s" ? 4 : 2; }
+
+std::string at_step(size_t step, const StepSpec& spec) { return "step " + std::to_string(step) + " (" + spec.rule->name + "): "; }
+
+}  // namespace
+
+Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> residents, int64_t kv_blocks, int n_threads)
+    : plan_(std::move(plan)), kv_blocks_(kv_blocks), max_top_k_(std::min(kMaxTopK, plan_.vocab_size)) {
+  if (kv_blocks < 0 || kv_blocks > (int64_t{1} << 24) || (kv_blocks == 0 && plan_.n_kv_layers > 0)) {
+    throw std::invalid_argument("kv_blocks: expected 1 to 2^24, got " + std::to_string(kv_blocks));
+  }
+  pool_ = std::make_unique<ThreadPool>(n_threads);
+  mutex_ = std::make_unique<std::mutex>();
+  arena_ = Pages(plan_.arena_bytes);
+  const __int128 half = static_cast<__int128>(kv_blocks) * plan_.n_kv_heads * plan_.head_dim * plan_.kv_block;
+  const __int128 cache_bytes = half * 4 * plan_.n_kv_layers;
+  if (cache_bytes > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
+  kv_half_ = round_up(static_cast<int64_t>(half), 32);
+  cache_ = Pages(static_cast<uint64_t>(kv_half_ * 4 * plan_.n_kv_layers));
+  bind_residents(residents);
+  prepare();
+  scratch_ = Pages(static_cast<uint64_t>(scratch_floats_ * n_threads) * sizeof(float));
+  candidates_ = Pages(has_select_ ? static_cast<uint64_t>(plan_.max_outputs * round_up(max_top_k_, 16)) * 8 : 0);
+  workers_.resize(static_cast<size_t>(n_threads));
+  for (Worker& w : workers_) w.tallies.resize(counters_.size());
+}
+
+void Executor::bind_residents(std::span<const std::span<const uint8_t>> residents) {
+  if (residents.size() != plan_.residents.size()) {
+    throw std::invalid_argument("residents: expected " + std::to_string(plan_.residents.size()) + ", got " +
+                                std::to_string(residents.size()));
+  }
+  for (size_t i = 0; i < residents.size(); ++i) {
+    const ResidentSpec& spec = plan_.residents[i];
+    if (residents[i].size() != spec.nbytes) {
+      throw std::invalid_argument("resident " + std::to_string(i) + ": expected " + std::to_string(spec.nbytes) + " bytes, got " +
+                                  std::to_string(residents[i].size()));
+    }
+    if (reinterpret_cast<uintptr_t>(residents[i].data()) % element_alignment(spec.layout) != 0) {
+      throw std::invalid_argument("resident " + std::to_string(i) + ": not aligned to its elements");
+    }
+    residents_.push_back({residents[i].data(), spec.rows, spec.cols, static_cast<int64_t>(spec.nbytes)});
+  }
+}
+
+void Executor::prepare() {
+  scratch_floats_ = kLeastScratchFloats;
+  prepared_.reserve(plan_.steps.size());
+  for (size_t i = 0, chain = 0; i < plan_.steps.size(); ++i) {
+    const StepSpec& spec = plan_.steps[i];
+    const bool is_select = spec.rule->name == std::string_view("select");
+    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), is_select});
+    if (!prepared_.back().follows_freely) chain = i;
+    has_select_ |= is_select;
+    if (spec.rule->units == Units::vocab_groups) last_projection_ = i;
+    if (spec.rule->units == Units::row_heads) {
+      // Keys and values of a block, and for each query head of the group its scores, its sums and what it carries between splits.
+      const int64_t group = spec.ints[1] / spec.ints[2];
+      const int64_t floats = 2 * plan_.kv_block * plan_.head_dim + group * (2 * kAttentionSplit + 4 * plan_.head_dim);
+      scratch_floats_ = std::max(scratch_floats_, round_up(floats, kLanes) + 4096);
+    }
+    Call call{};
+    for (size_t j = 0; j < spec.inputs.size(); ++j) call.in[j] = operand(spec.inputs[j]);
+    for (size_t j = 0; j < spec.outputs.size(); ++j) call.out[j] = operand(spec.outputs[j]);
+    call.ints = spec.ints.data();
+    call.floats = spec.floats.data();
+    call.kv_block = static_cast<int32_t>(plan_.kv_block);
+    if (spec.rule->uses_cache) call.kv = kv(spec.ints[0]);
+    for (size_t c = 0; c < spec.choices.size(); ++c) bind_kernel(i, c, call);
+  }
+}
+
+void Executor::bind_kernel(size_t step, size_t choice, Call call) {
+  const StepSpec& spec = plan_.steps[step];
+  const ChoiceSpec& chosen = spec.choices[choice];
+  const Kernel* kernel = find_kernel(chosen.kernel);
+  if (kernel == nullptr) throw std::invalid_argument(at_step(step, spec) + "kernel " + chosen.kernel + " does not run here");
+  const int64_t capacity = plan_.capacity(spec.domain);
+  const int64_t last = chosen.t_max == 0 ? capacity : std::min(chosen.t_max, capacity);
+  const std::string layout = chosen.residents.empty() ? "none" : plan_.residents[chosen.residents[0]].layout;
+  if (spec.rule->name != std::string_view(kernel->op) || layout != kernel->layout || chosen.t_min < kernel->t_min ||
+      (kernel->t_max != 0 && last > kernel->t_max)) {
+    throw std::invalid_argument(at_step(step, spec) + "kernel " + chosen.kernel + " is for another op, layout or T");
+  }
+  for (size_t j = 0; j < chosen.residents.size(); ++j) call.weights[j] = residents_[chosen.residents[j]];
+  prepared_[step].calls.push_back(call);
+  prepared_[step].kernels.push_back(kernel);
+  counters_.push_back({static_cast<int64_t>(step), static_cast<int64_t>(choice), 0, 0, 0, 0, 0});
+}
+
+Operand Executor::operand(const OperandSpec& spec) const {
+  const BufferSpec& b = plan_.buffers[spec.buffer];
+  return {arena_.data() + b.offset + spec.column * dtype_bytes(b.dtype), b.width};
+}
+
+// A chain of row steps of one domain gives each worker the same rows, so a worker may run ahead of the others, provided that
+// nothing it writes lies where another worker still reads or writes: two buffers of a chain may share arena only if one is not
+// written.
+bool Executor::can_follow_freely(size_t first, size_t step) const {
+  const StepSpec& now = plan_.steps[step];
+  if (step == 0 || now.rule->units != Units::rows || plan_.steps[first].rule->units != Units::rows) return false;
+  const auto collide = [&](const OperandSpec& a, const OperandSpec& b) {
+    if (a.buffer == b.buffer) return false;
+    const BufferSpec &x = plan_.buffers[a.buffer], &y = plan_.buffers[b.buffer];
+    const auto end = [&](const BufferSpec& s) {
+      return s.offset + static_cast<uint64_t>(s.width * dtype_bytes(s.dtype) * plan_.capacity(s.domain));
+    };
+    return x.offset < end(y) && y.offset < end(x);
+  };
+  const auto any = [&](const std::vector<OperandSpec>& left, const std::vector<OperandSpec>& right) {
+    return std::any_of(left.begin(), left.end(), [&](const OperandSpec& a) {
+      return std::any_of(right.begin(), right.end(), [&](const OperandSpec& b) { return collide(a, b); });
+    });
+  };
+  for (size_t i = first; i < step; ++i) {
+    const StepSpec& before = plan_.steps[i];
+    if (before.domain != now.domain) return false;
+    if (any(now.outputs, before.inputs) || any(now.outputs, before.outputs) || any(now.inputs, before.outputs)) return false;
+  }
+  // output_rows gathers rows that other workers wrote; its input's domain differs from every step's before it.
+  return std::all_of(now.inputs.begin(), now.inputs.end(),
+                     [&](const OperandSpec& o) { return plan_.buffers[o.buffer].domain == now.domain; });
+}
+
+KvLayer Executor::kv(int64_t layer) const {
+  uint16_t* keys = reinterpret_cast<uint16_t*>(cache_.data()) + layer * 2 * kv_half_;
+  return {keys, keys + kv_half_};
+}
+
+Failure Executor::step(const StepRequest& request) {
+  const std::unique_lock lock(*mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) throw std::runtime_error("another thread is in a step of this program");
+  const uint64_t start = now_ns();
+  check(request);
+  request_ = &request;
+  batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
+            request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k)};
+  next_unit_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  stop_ = false;
+  for (Worker& w : workers_) w.failure = {};
+  pool_->run([](void* self, int worker) { static_cast<Executor*>(self)->walk(worker); }, this);
+  Failure first;
+  for (const Worker& w : workers_) {
+    if (w.failure.error == Error::none) continue;
+    if (first.error == Error::none || std::pair(w.failure.step, w.failure.row) < std::pair(first.step, first.row)) {
+      first = w.failure;
+    }
+  }
+  totals_.n_steps += 1;
+  totals_.n_tokens += request.tokens.size();
+  totals_.wall_ns += now_ns() - start;
+  return first;
+}
+
+void Executor::walk(int worker) {
+  const FloatEnvironment environment;
+  Worker& me = workers_[static_cast<size_t>(worker)];
+  const auto meet = [&] {
+    pool_->barrier(worker, [&] {
+      next_unit_.store(0, std::memory_order_relaxed);
+      stop_ = failed_.load(std::memory_order_relaxed);
+    });
+    return !stop_;
+  };
+  bool apart = false, ran = false;
+  uint64_t mark = 0;
+  StepCounter* timed = nullptr;
+  for (size_t i = 0; i < prepared_.size(); ++i) {
+    // A step that is left out hands the barrier it needed on to the next.
+    apart |= !prepared_[i].follows_freely;
+    if (skipped(plan_.steps[i], prepared_[i])) continue;
+    if (ran && apart && !meet()) break;
+    apart = false;
+    ran = true;
+    if (worker == 0) {
+      const uint64_t now = now_ns();
+      if (timed != nullptr) timed->ns += now - mark;
+      mark = now;
+      timed = &counters_[prepared_[i].first_counter + choose(i)];
+      timed->calls += 1;
+    }
+    if (me.failure.error == Error::none) execute(i, worker);
+  }
+  const bool good = meet();
+  if (worker == 0 && timed != nullptr) timed->ns += now_ns() - mark;
+  if (good) copy_results(worker);
+}
+
+bool Executor::skipped(const StepSpec& step, const Prepared& prepared) const {
+  if (step.domain == Domain::outputs && request_->outputs.empty()) return true;
+  return prepared.is_select && batch_.top_k == 0;
+}
+
+int64_t Executor::rows(const StepSpec& step) const {
+  return static_cast<int64_t>(step.domain == Domain::tokens ? request_->tokens.size() : request_->outputs.size());
+}
+
+size_t Executor::choose(size_t step) const {
+  const StepSpec& spec = plan_.steps[step];
+  const int64_t t = rows(spec);
+  for (size_t c = 0; c + 1 < spec.choices.size(); ++c) {
+    if (spec.choices[c].t_min <= t && (spec.choices[c].t_max == 0 || t <= spec.choices[c].t_max)) return c;
+  }
+  return spec.choices.size() - 1;  // the plan covers every T
+}
+
+Executor::Division Executor::divide(const StepSpec& spec, int64_t t) const {
+  const int64_t n_workers = pool_->size();
+  switch (spec.rule->units) {
+    case Units::rows:
+      return {t, 1, 0};
+    case Units::vocab_groups:
+      return {(plan_.vocab_size + kPanelRows - 1) / kPanelRows, 1, 0};
+    case Units::panels: {
+      const int64_t n = (spec.ints[1] + kPanelRows - 1) / kPanelRows;
+      const int64_t chunk = std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16});
+      return t == 1 ? Division{n, n >= 16 * n_workers ? 4 : 1, 0} : Division{n, 1, chunk};
+    }
+    case Units::row_heads: {
+      const int64_t heads = plan_.n_kv_heads;
+      // Whole rows together let a kernel use a block of keys for all of them.
+      const int64_t rows_together = std::clamp(t / (n_workers * 4), int64_t{1}, int64_t{16});
+      return {t * heads, 1, t >= 4 * n_workers ? rows_together * heads : 1};
+    }
+  }
+  __builtin_unreachable();
+}
+
+void Executor::execute(size_t step, int worker) {
+  const StepSpec& spec = plan_.steps[step];
+  const Prepared& prepared = prepared_[step];
+  const size_t choice = choose(step);
+  Call call = prepared.calls[choice];
+  call.t = rows(spec);
+  call.batch = batch_;
+  call.scratch = reinterpret_cast<float*>(scratch_.data()) + worker * scratch_floats_;
+  call.scratch_floats = scratch_floats_;
+  if (prepared.is_select) {
+    call.out[0] = {candidate_ids(), candidate_stride()};
+    call.out[1] = {candidate_values(), candidate_stride()};
+  }
+  const KernelFn run = prepared.kernels[choice]->run;
+  const Division d = divide(spec, call.t);
+  Work work;
+  if (d.chunk == 0) {
+    const Range mine = share(d.units, d.align, worker, pool_->size());
+    if (mine.begin < mine.end) run(call, mine.begin, mine.end, work);
+  } else {
+    for (;;) {
+      const int64_t begin = next_unit_.fetch_add(d.chunk, std::memory_order_relaxed);
+      if (begin >= d.units) break;
+      run(call, begin, std::min(begin + d.chunk, d.units), work);
+    }
+  }
+  Worker& me = workers_[static_cast<size_t>(worker)];
+  Tally& tally = me.tallies[prepared.first_counter + choice];
+  tally.macs += work.macs;
+  tally.macs_skipped += work.macs_skipped;
+  tally.bytes += work.bytes;
+  if (work.error != Error::none) {
+    me.failure = {work.error, static_cast<int64_t>(step), work.error_row};
+    failed_.store(true, std::memory_order_relaxed);
+  }
+}
+
+void Executor::copy_results(int worker) const {
+  const int64_t n = static_cast<int64_t>(request_->outputs.size());
+  const Range mine = share(n, 1, worker, pool_->size());
+  for (int64_t r = mine.begin; r < mine.end; ++r) {
+    if (request_->logits != nullptr) {
+      const Operand logits = operand(plan_.steps[*last_projection_].outputs[0]);
+      std::memcpy(request_->logits + r * plan_.vocab_size, logits.row<float>(r),
+                  static_cast<size_t>(plan_.vocab_size) * sizeof(float));
+    }
+    if (batch_.top_k > 0) {
+      const size_t nbytes = static_cast<size_t>(batch_.top_k) * 4;
+      std::memcpy(request_->ids + r * batch_.top_k, candidate_ids() + r * candidate_stride(), nbytes);
+      std::memcpy(request_->values + r * batch_.top_k, candidate_values() + r * candidate_stride(), nbytes);
+    }
+  }
+}
+
+int64_t Executor::candidate_stride() const { return round_up(max_top_k_, kLanes); }
+
+int32_t* Executor::candidate_ids() const { return reinterpret_cast<int32_t*>(candidates_.data()); }
+
+float* Executor::candidate_values() const {
+  return reinterpret_cast<float*>(candidates_.data()) + plan_.max_outputs * candidate_stride();
+}
+
+std::vector<StepCounter> Executor::counters() {
+  const std::lock_guard lock(*mutex_);
+  std::vector<StepCounter> sums = counters_;
+  for (const Worker& w : workers_) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      sums[i].macs += w.tallies[i].macs;
+      sums[i].macs_skipped += w.tallies[i].macs_skipped;
+      sums[i].bytes += w.tallies[i].bytes;
+    }
+  }
+  return sums;
+}
+
+Totals Executor::totals() {
+  const std::lock_guard lock(*mutex_);
+  return totals_;
+}
+
+void Executor::reset_counters() {
+  const std::lock_guard lock(*mutex_);
+  totals_ = {};
+  for (StepCounter& c : counters_) c = {c.step, c.choice, 0, 0, 0, 0, 0};
+  for (Worker& w : workers_) std::fill(w.tallies.begin(), w.tallies.end(), Tally{});
+}
+
+void Executor::copy_block(int64_t source, int64_t target) {
+  const std::lock_guard lock(*mutex_);
+  if (source < 0 || source >= kv_blocks_ || target < 0 || target >= kv_blocks_) {
+    throw std::invalid_argument("copy_block: expected blocks 0 to " + std::to_string(kv_blocks_ - 1) + ", got " +
+                                std::to_string(source) + " and " + std::to_string(target));
+  }
+  if (source == target) return;
+  const int64_t elements = plan_.n_kv_heads * plan_.head_dim * plan_.kv_block;
+  for (int64_t layer = 0; layer < plan_.n_kv_layers; ++layer) {
+    const KvLayer cache = kv(layer);
+    for (uint16_t* half : {cache.keys, cache.values}) {
+      std::memcpy(half + target * elements, half + source * elements, static_cast<size_t>(elements) * sizeof(uint16_t));
+    }
+  }
+}
+
+void Executor::renew_after_fork() {
+  if (pool_->usable()) return;
+  // The parent may have forked while another of its threads held the lock.
+  static_cast<void>(mutex_.release());
+  mutex_ = std::make_unique<std::mutex>();
+  pool_ = std::make_unique<ThreadPool>(pool_->size());
+}
+
+}  // namespace tritium

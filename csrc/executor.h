@@ -1,0 +1,149 @@
+// Runs a plan on batches of tokens: one call a step of the engine, all workers walking the same list of steps.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernel.h"
+#include "plan.h"
+#include "platform.h"
+#include "thread_pool.h"
+
+namespace tritium {
+
+struct Failure {
+  Error error = Error::none;
+  int64_t step = -1;
+  int64_t row = -1;
+};
+
+// One call's input, and where its output goes. Pointers that are null are not wanted.
+struct StepRequest {
+  std::span<const int32_t> tokens, positions, slots;
+  const int32_t* block_tables = nullptr;  // [n_slots][table_width]
+  int64_t n_slots = 0;
+  int64_t table_width = 0;
+  std::span<const int32_t> outputs;
+  int64_t top_k = 0;
+  float* logits = nullptr;   // [outputs][vocab_size]
+  int32_t* ids = nullptr;    // [outputs][top_k]
+  float* values = nullptr;   // [outputs][top_k]
+};
+
+struct StepCounter {
+  int64_t step;
+  int64_t choice;
+  uint64_t calls;
+  uint64_t macs;
+  uint64_t macs_skipped;
+  uint64_t bytes;
+  uint64_t ns;
+};
+
+struct Totals {
+  uint64_t n_steps = 0;
+  uint64_t n_tokens = 0;
+  uint64_t wall_ns = 0;
+};
+
+class Executor {
+ public:
+  // Residents stay the caller's and must outlive the executor. Throws std::invalid_argument when something does not fit the plan,
+  // std::bad_alloc when the system has no memory for arena or cache.
+  Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> residents, int64_t kv_blocks, int n_threads);
+
+  // Checks the request (std::invalid_argument), runs it, and says what failed, if anything. std::runtime_error when another thread
+  // is in a step.
+  Failure step(const StepRequest& request);
+
+  std::vector<StepCounter> counters();
+  Totals totals();
+  void reset_counters();
+  void copy_block(int64_t source, int64_t target);
+
+  // To be called in a child process before anything else: locks and threads of the parent are not there.
+  void renew_after_fork();
+
+  const PlanSpec& plan() const { return plan_; }
+  int n_threads() const { return pool_->size(); }
+  int64_t kv_blocks() const { return kv_blocks_; }
+  uint8_t* arena() const { return arena_.data(); }
+  KvLayer kv(int64_t layer) const;
+  int64_t kv_layer_elements() const { return kv_half_; }
+
+ private:
+  // A step with everything that does not depend on the batch in place.
+  struct Prepared {
+    std::vector<Call> calls;            // one a choice
+    std::vector<const Kernel*> kernels;  // likewise
+    size_t first_counter;
+    bool follows_freely;  // needs no barrier before it: it reads and writes only what the same worker has just written
+    bool is_select;
+  };
+  struct Tally {
+    uint64_t macs = 0, macs_skipped = 0, bytes = 0;
+  };
+  struct alignas(kAlignment) Worker {
+    std::vector<Tally> tallies;
+    Failure failure;
+  };
+
+  // How a step's units go to the workers: chunk 0 is contiguous shares cut at multiples of align, else chunks on demand.
+  struct Division {
+    int64_t units;
+    int64_t align;
+    int64_t chunk;
+  };
+
+  void bind_residents(std::span<const std::span<const uint8_t>> residents);
+  void prepare();
+  void bind_kernel(size_t step, size_t choice, Call call);
+  bool can_follow_freely(size_t first, size_t step) const;
+  Operand operand(const OperandSpec& spec) const;
+  void check(const StepRequest& request);
+  void check_tables(const StepRequest& request);
+  void check_results(const StepRequest& request) const;
+  void walk(int worker);
+  bool skipped(const StepSpec& step, const Prepared& prepared) const;
+  int64_t rows(const StepSpec& step) const;
+  size_t choose(size_t step) const;
+  Division divide(const StepSpec& step, int64_t t) const;
+  void execute(size_t step, int worker);
+  void copy_results(int worker) const;
+  int64_t candidate_stride() const;
+  int32_t* candidate_ids() const;
+  float* candidate_values() const;
+
+  PlanSpec plan_;
+  int64_t kv_blocks_;
+  int64_t kv_half_ = 0;  // elements of one layer's keys, padded to whole cache lines
+  std::vector<Resident> residents_;
+  Pages arena_, cache_, scratch_, candidates_;
+  int64_t scratch_floats_ = 0;
+  int64_t max_top_k_;
+  std::optional<size_t> last_projection_;
+  bool has_select_ = false;
+  std::vector<Prepared> prepared_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<std::mutex> mutex_;
+
+  // Of the running request.
+  const StepRequest* request_ = nullptr;
+  BatchView batch_{};
+  std::vector<int32_t> last_positions_;
+  std::vector<int64_t> places_;
+  std::vector<Worker> workers_;
+  alignas(kAlignment) std::atomic<int64_t> next_unit_{0};
+  std::atomic<bool> failed_{false};
+  bool stop_ = false;  // failed_ as all workers agree on it, written while they stand at a barrier
+
+  std::vector<StepCounter> counters_;
+  Totals totals_;
+};
+
+}  // namespace tritium

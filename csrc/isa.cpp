@@ -1,0 +1,65 @@
+#include "isa.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace tritium {
+
+#if defined(__x86_64__)
+
+namespace {
+
+struct Features {
+  uint32_t leaf1_ecx = 0;
+  uint32_t leaf7_ebx = 0;
+  uint32_t leaf7_ecx = 0;
+  uint64_t saved_state = 0;  // XCR0: which registers the operating system saves
+};
+
+Features read_features() {
+  Features f;
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx)) f.leaf1_ecx = ecx;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
+    f.leaf7_ebx = ebx;
+    f.leaf7_ecx = ecx;
+  }
+  if (f.leaf1_ecx & bit_OSXSAVE) {
+    asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    f.saved_state = (uint64_t{edx} << 32) | eax;
+  }
+  return f;
+}
+
+constexpr uint64_t kYmmState = 0x06;
+constexpr uint64_t kZmmState = 0xe6;
+
+bool has_all(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
+
+}  // namespace
+
+bool cpu_has_avx2() {
+  const Features f = read_features();
+  return (f.saved_state & kYmmState) == kYmmState && has_all(f.leaf1_ecx, bit_AVX | bit_F16C) && has_all(f.leaf7_ebx, bit_AVX2);
+}
+
+bool cpu_has_avx512vnni() {
+  const Features f = read_features();
+  return cpu_has_avx2() && (f.saved_state & kZmmState) == kZmmState &&
+         has_all(f.leaf7_ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) &&
+         has_all(f.leaf7_ecx, bit_AVX512VNNI);
+}
+
+#else
+
+bool cpu_has_avx2() { return false; }
+bool cpu_has_avx512vnni() { return false; }
+
+#endif
+
+bool cpu_has_baseline() { return true; }
+
+}  // namespace tritium

@@ -1,0 +1,10 @@
+// Does the processor have an instruction set, and does the operating system save its registers? One probe a row of isa.list.
+#pragma once
+
+namespace tritium {
+
+bool cpu_has_avx512vnni();
+bool cpu_has_avx2();
+bool cpu_has_baseline();
+
+}  // namespace tritium

@@ -1,0 +1,194 @@
+#include "op_rules.h"
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+#include "kernel.h"
+
+namespace tritium {
+
+namespace {
+
+// |acc| ≤ 128·K must stay below 2³¹.
+constexpr int64_t kMaxDepth = (int64_t{1} << 24) - 1;
+
+[[noreturn]] void fail(const StepSpec& step, const std::string& what) {
+  throw std::invalid_argument(std::string("plan: ") + step.rule->name + ": " + what);
+}
+
+void demand(bool holds, const StepSpec& step, const char* what) {
+  if (!holds) fail(step, std::string("expected ") + what);
+}
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Kernels read and write whole vectors: the columns up to the next multiple of 64 bytes must be there.
+void demand_width(const PlanSpec& plan, const StepSpec& step, const OperandSpec& operand, int64_t columns) {
+  const BufferSpec& b = plan.buffers[operand.buffer];
+  const int64_t needed = round_up(columns, 64 / dtype_bytes(b.dtype));
+  if (needed > b.width - operand.column) {
+    fail(step, "buffer " + std::to_string(operand.buffer) + " from column " + std::to_string(operand.column) + ": expected " +
+                   std::to_string(needed) + " columns, got " + std::to_string(b.width - operand.column));
+  }
+}
+
+int64_t positive(const StepSpec& step, size_t i, const char* what) {
+  demand(step.ints[i] > 0, step, what);
+  return step.ints[i];
+}
+
+template <class F>
+void for_each_resident(const PlanSpec& plan, const StepSpec& step, F check) {
+  for (const ChoiceSpec& choice : step.choices) {
+    for (uint32_t r : choice.residents) check(plan.residents[r]);
+  }
+}
+
+void check_table(const PlanSpec& plan, const StepSpec& step) {
+  const int64_t k = positive(step, 0, "k above 0"), vocab = positive(step, 1, "vocab above 0");
+  demand(vocab == plan.vocab_size, step, "the plan's vocab_size");
+  for_each_resident(plan, step, [&](const ResidentSpec& r) {
+    demand(r.rows == vocab && r.cols == k, step, "a weight of vocab rows and k columns");
+  });
+}
+
+void check_embedding(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.domain == Domain::tokens, step, "an output of the domain tokens");
+  demand_width(plan, step, step.outputs[0], step.ints[0]);
+}
+
+void check_gamma(const PlanSpec& plan, const StepSpec& step) {
+  demand(std::isfinite(step.floats[0]) && step.floats[0] >= 0, step, "a finite eps of at least 0");
+  for_each_resident(plan, step, [&](const ResidentSpec& r) {
+    demand(r.layout == "f32" && r.rows * r.cols == step.ints[0], step, "k weights of layout f32");
+  });
+}
+
+void check_row_widths(const PlanSpec& plan, const StepSpec& step) {
+  const int64_t k = positive(step, 0, "k above 0");
+  for (const OperandSpec& operand : step.inputs) demand_width(plan, step, operand, k);
+  demand_width(plan, step, step.outputs[0], k);
+}
+
+void check_rmsnorm(const PlanSpec& plan, const StepSpec& step) {
+  check_row_widths(plan, step);
+  check_gamma(plan, step);
+}
+
+void check_quantize(const PlanSpec& plan, const StepSpec& step) {
+  check_row_widths(plan, step);
+  demand(step.ints[1] == 8, step, "act_bits 8");
+}
+
+void check_rmsnorm_quantize(const PlanSpec& plan, const StepSpec& step) {
+  check_quantize(plan, step);
+  check_gamma(plan, step);
+}
+
+void check_linear(const PlanSpec& plan, const StepSpec& step) {
+  const int64_t k = positive(step, 0, "k above 0"), n = positive(step, 1, "n above 0");
+  demand(k <= kMaxDepth, step, "k below 2^24, for which the sums fit 32 bits");
+  demand(step.ints[2] == 0 && step.ints[3] == 8, step, "group 0 and act_bits 8");
+  demand(step.ints[4] == 0 || step.ints[4] == 1, step, "accumulate 0 or 1");
+  for_each_resident(plan, step, [&](const ResidentSpec& r) {
+    demand(r.layout == "i2s" && r.cols == k && r.rows == round_up(n, kPanelRows), step, "a weight of k columns in whole panels");
+  });
+  demand_width(plan, step, step.inputs[0], k);
+  demand_width(plan, step, step.outputs[0], round_up(n, kPanelRows));
+}
+
+int64_t check_heads(const PlanSpec& plan, const StepSpec& step) {
+  demand(step.domain == Domain::tokens, step, "the domain tokens");
+  demand(step.ints[0] >= 0 && step.ints[0] < plan.n_kv_layers, step, "a layer of the cache");
+  const int64_t n_heads = positive(step, 1, "n_heads above 0"), n_kv_heads = positive(step, 2, "n_kv_heads above 0");
+  demand(n_heads <= 65536 && n_heads % n_kv_heads == 0, step, "n_heads a multiple of n_kv_heads");
+  demand(n_kv_heads == plan.n_kv_heads && step.ints[3] == plan.head_dim, step, "n_kv_heads and head_dim of the cache");
+  return n_heads * plan.head_dim;
+}
+
+void check_rope_kv(const PlanSpec& plan, const StepSpec& step) {
+  const int64_t q_width = check_heads(plan, step), kv_width = plan.n_kv_heads * plan.head_dim;
+  demand(step.ints[4] == 0 || step.ints[4] == 1, step, "interleaved 0 or 1");
+  demand_width(plan, step, step.inputs[0], q_width);
+  demand_width(plan, step, step.inputs[1], kv_width);
+  demand_width(plan, step, step.inputs[2], kv_width);
+  demand_width(plan, step, step.outputs[0], q_width);
+  for_each_resident(plan, step, [&](const ResidentSpec& r) {
+    demand(r.layout == "f32" && r.rows >= plan.max_context && r.cols == plan.head_dim / 2, step,
+           "tables of max_context rows and head_dim/2 columns of layout f32");
+  });
+}
+
+void check_attention(const PlanSpec& plan, const StepSpec& step) {
+  const int64_t width = check_heads(plan, step);
+  demand_width(plan, step, step.inputs[0], width);
+  demand_width(plan, step, step.outputs[0], width);
+}
+
+void check_output_rows(const PlanSpec& plan, const StepSpec& step) {
+  check_row_widths(plan, step);
+  demand(plan.buffers[step.inputs[0].buffer].domain == Domain::tokens && step.domain == Domain::outputs, step,
+         "an input of the domain tokens and an output of the domain outputs");
+}
+
+void check_logits_projection(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  demand_width(plan, step, step.inputs[0], step.ints[0]);
+  demand_width(plan, step, step.outputs[0], step.ints[1]);
+}
+
+void check_select(const PlanSpec& plan, const StepSpec& step) {
+  demand(step.ints[0] == plan.vocab_size, step, "the plan's vocab_size");
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  demand_width(plan, step, step.inputs[0], step.ints[0]);
+}
+
+constexpr OpRule kRules[] = {
+    {"embedding", "", "f", 2, 0, 1, Units::rows, false, check_embedding},
+    {"rmsnorm", "f", "f", 1, 1, 1, Units::rows, false, check_rmsnorm},
+    {"quantize", "f", "qf", 2, 0, 0, Units::rows, false, check_quantize},
+    {"linear", "qf", "f", 5, 0, 1, Units::panels, false, check_linear},
+    {"rope_kv", "fff", "f", 5, 0, 2, Units::rows, true, check_rope_kv},
+    {"attention", "f", "f", 4, 0, 0, Units::row_heads, true, check_attention},
+    {"relu2_mul", "ff", "f", 1, 0, 0, Units::rows, false, check_row_widths},
+    {"silu_mul", "ff", "f", 1, 0, 0, Units::rows, false, check_row_widths},
+    {"output_rows", "f", "f", 1, 0, 0, Units::rows, false, check_output_rows},
+    {"logits_projection", "f", "f", 2, 0, 1, Units::vocab_groups, false, check_logits_projection},
+    {"select", "f", "if", 1, 0, 0, Units::rows, false, check_select},
+    {"rmsnorm_quantize", "f", "qf", 2, 1, 1, Units::rows, false, check_rmsnorm_quantize},
+};
+
+static_assert(sizeof(kRules) / sizeof(kRules[0]) > 0 && kMaxOperands >= 3 && kMaxResidents >= 2);
+
+Dtype dtype_of(char letter) { return letter == 'q' ? Dtype::i8 : letter == 'i' ? Dtype::i32 : Dtype::f32; }
+
+void check_operands(const PlanSpec& plan, const StepSpec& step, const std::vector<OperandSpec>& operands, const char* letters) {
+  for (size_t i = 0; i < operands.size(); ++i) {
+    const BufferSpec& b = plan.buffers[operands[i].buffer];
+    demand(b.dtype == dtype_of(letters[i]), step, "another dtype of an operand");
+    const bool gathers = std::strcmp(step.rule->name, "output_rows") == 0 && &operands == &step.inputs;
+    demand(gathers || b.domain == step.domain, step, "operands of one domain");
+  }
+}
+
+}  // namespace
+
+const OpRule* find_op_rule(std::string_view name) {
+  for (const OpRule& rule : kRules) {
+    if (name == rule.name) return &rule;
+  }
+  return nullptr;
+}
+
+void check_step(const PlanSpec& plan, const StepSpec& step) {
+  check_operands(plan, step, step.inputs, step.rule->inputs);
+  check_operands(plan, step, step.outputs, step.rule->outputs);
+  step.rule->check(plan, step);
+}
+
+}  // namespace tritium

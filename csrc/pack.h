@@ -1,0 +1,39 @@
+// Ternary tensors of a file become the executor's i2s panels (kernel.h), several tensors stacked, each padded to whole panels.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "platform.h"
+
+namespace tritium {
+
+// The orders of I2_S codes in a file: blocks of 128 or 64 weights over the flat tensor, or four rows a byte.
+enum class Dialect { blocks128, blocks64, rows4, trits };
+
+// `data` holds the codes and I2_S's 32 bytes of tail, or for Dialect::trits one int8 in {-1, 0, 1} a weight.
+struct PackPart {
+  std::span<const uint8_t> data;
+  int64_t rows;
+  int64_t cols;
+  float scale;
+  Dialect dialect;
+};
+
+// A code 3, or a byte that is no trit: the first of the first part that has one.
+struct CodeError : std::invalid_argument {
+  CodeError(int64_t part_index, int64_t byte_offset)
+      : std::invalid_argument("part " + std::to_string(part_index) + ", byte " + std::to_string(byte_offset) +
+                              ": not a ternary code"),
+        part(part_index),
+        offset(byte_offset) {}
+  int64_t part;
+  int64_t offset;
+};
+
+// Throws CodeError, and std::invalid_argument when a part's size does not follow from its shape.
+Pages pack_panels(std::span<const PackPart> parts, int n_threads);
+
+}  // namespace tritium

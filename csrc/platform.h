@@ -1,0 +1,55 @@
+// What the core needs of the operating system and the processor beside the C++ library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tritium {
+
+constexpr size_t kAlignment = 64;  // of every buffer that a kernel sees: a cache line, a 512-bit register
+
+// Zeroed memory straight from the system: pages are taken when they are first touched. Throws std::bad_alloc.
+class Pages {
+ public:
+  Pages() = default;
+  explicit Pages(uint64_t nbytes);
+  ~Pages();
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+
+  uint8_t* data() const { return data_; }
+  uint64_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+// Sets the arithmetic that numerics.py assumes (round to nearest, subnormals kept, exceptions masked) and restores the
+// caller's on exit: other libraries of a process set flush-to-zero at will.
+class FloatEnvironment {
+ public:
+  FloatEnvironment();
+  ~FloatEnvironment();
+  FloatEnvironment(const FloatEnvironment&) = delete;
+  FloatEnvironment& operator=(const FloatEnvironment&) = delete;
+
+ private:
+  uint64_t saved_;
+};
+
+int64_t process_id();
+int available_cpus();  // that this process may run on
+uint64_t now_ns();     // steady
+
+inline void cpu_relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace tritium

@@ -1,0 +1,104 @@
+#include "self_test.h"
+
+#include <setjmp.h>
+#include <signal.h>
+
+#include <cstring>
+#include <memory>
+#include <string_view>
+
+#include "platform.h"
+#include "scene.h"
+
+namespace tritium {
+
+namespace {
+
+// One region is too small for these, so that their strides and cache blocks stay inside it. The second linear is long enough for
+// an accumulator of 16 bits that is emptied too late to overflow.
+constexpr Shape kShapes[] = {
+    {1, 100, 41, 4, 2, 20},
+    {3, 256, 40, 6, 2, 32},
+    {2, 1120, 32, 4, 4, 16},
+    {9, 512, 24, 5, 1, 20},
+};
+
+thread_local sigjmp_buf way_back;
+thread_local volatile sig_atomic_t guarded = 0;
+
+void on_illegal_instruction(int signal) {
+  if (guarded != 0) siglongjmp(way_back, 1);
+  // Not ours: die as if nobody had listened.
+  ::signal(signal, SIG_DFL);
+  raise(signal);
+}
+
+class IllegalInstructionGuard {
+ public:
+  IllegalInstructionGuard() {
+    struct sigaction action {};
+    action.sa_handler = on_illegal_instruction;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGILL, &action, &saved_);
+  }
+  ~IllegalInstructionGuard() { sigaction(SIGILL, &saved_, nullptr); }
+  IllegalInstructionGuard(const IllegalInstructionGuard&) = delete;
+  IllegalInstructionGuard& operator=(const IllegalInstructionGuard&) = delete;
+
+ private:
+  struct sigaction saved_;
+};
+
+// False if the processor refused an instruction. Nothing between here and the kernel has a destructor to run.
+bool run_guarded(const Kernel& kernel, const Scene& scene, Work& work) {
+  if (sigsetjmp(way_back, 1) != 0) {
+    guarded = 0;
+    return false;
+  }
+  guarded = 1;
+  kernel.run(scene.call, 0, scene.units, work);
+  guarded = 0;
+  return true;
+}
+
+const Kernel* counterpart(const Kernel& kernel, int64_t t, const std::vector<Kernel>& baseline) {
+  for (const Kernel& b : baseline) {
+    const bool covers = b.t_min <= t && (b.t_max == 0 || t <= b.t_max);
+    if (covers && std::string_view(b.op) == kernel.op && std::string_view(b.layout) == kernel.layout) return &b;
+  }
+  return nullptr;
+}
+
+bool same(const Scene& a, const Work& work_a, const Scene& b, const Work& work_b) {
+  return work_a.macs == work_b.macs && work_a.error == work_b.error && work_a.error_row == work_b.error_row &&
+         std::memcmp(a.region(Scene::first_output), b.region(Scene::first_output),
+                     (Scene::n_regions - Scene::first_output) * Scene::kRegionBytes) == 0;
+}
+
+}  // namespace
+
+std::string self_test(const std::vector<Kernel>& kernels, const std::vector<Kernel>& baseline) {
+  const FloatEnvironment environment;
+  const IllegalInstructionGuard guard;
+  Scene ours, theirs;
+  for (const Kernel& kernel : kernels) {
+    int compared = 0;
+    for (const Shape& shape : kShapes) {
+      const bool covers = kernel.t_min <= shape.t && (kernel.t_max == 0 || shape.t <= kernel.t_max);
+      const bool whole_blocks = shape.k % (std::strcmp(kernel.layout, "q6_k") == 0 ? 256 : std::strcmp(kernel.layout, "q8_0") == 0 ? 32 : 1) == 0;
+      if (!covers || !whole_blocks) continue;
+      const Kernel* other = counterpart(kernel, shape.t, baseline);
+      if (other == nullptr || !set_scene(ours, kernel.op, kernel.layout, shape)) return "self-test failed";
+      set_scene(theirs, kernel.op, kernel.layout, shape);
+      Work our_work, their_work;
+      if (!run_guarded(kernel, ours, our_work)) return "illegal instruction";
+      other->run(theirs.call, 0, theirs.units, their_work);
+      if (!same(ours, our_work, theirs, their_work)) return "self-test failed";
+      ++compared;
+    }
+    if (compared == 0) return "self-test failed";
+  }
+  return "ok";
+}
+
+}  // namespace tritium
