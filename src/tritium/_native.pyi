@@ -1,0 +1,111 @@
+"""The native core: kernels, the executor of plans, weight repacking."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+class CodeError(ValueError):
+    """
+    A byte that holds no ternary code. args = (text, part, byte), also as attributes part and offset.
+    """
+
+def isas() -> list[str]:
+    """
+    Instruction sets that run here, best first: compiled in, in the CPU, passed by the self-test.
+    """
+
+def isa_status() -> list[tuple[str, str]]:
+    """
+    (name, status) of every instruction set: "ok", "not compiled", "cpu lacks it", "self-test failed" or
+    "illegal instruction".
+    """
+
+def kernels() -> list[tuple[str, str, str, str, int, int]]:
+    """
+    (id, op, layout, isa, t_min, t_max) of every kernel that runs here; t_max 0 is unbounded.
+    """
+
+def build_info() -> tuple[str, str, str]:
+    """(compiler, flags, architecture) of this build."""
+
+def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], int, int, float, str]], n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """
+    Repack I2_S tensors into panels, stacked, each padded to 16 rows.
+
+    parts: (file bytes with the 32 of tail, rows, cols, scale, dialect "128", "64" or "4row"), all of one width.
+    Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
+    """
+
+def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], float]], n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """
+    Pack trits into panels, stacked, each padded to 16 rows.
+
+    parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.
+    """
+
+def read_bandwidth(n_threads: int, nbytes: int) -> float:
+    """
+    Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.
+    """
+
+class Program:
+    """
+    A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises RuntimeError.
+    """
+
+    def __init__(self, plan: bytes, residents: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]], kv_blocks: int, n_threads: int) -> None:
+        """
+        Parse and check a binary plan (tritium.ir.encode_plan), bind its kernels, keep the residents alive.
+
+        Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.
+        """
+
+    def step(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> int:
+        """
+        Run the plan on T tokens; the interpreter's lock is released.
+
+        Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
+        (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32, where given.
+        Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit
+        the plan; RuntimeError while another thread is in a step.
+        """
+
+    def failure(self) -> tuple[str, int, int]:
+        """
+        What the last failed step reported: (code, step, row), code "not_finite", "kv_overflow" or "none".
+        """
+
+    def counters(self) -> list[tuple[int, int, int, int, int, int, int]]:
+        """
+        (step, choice, calls, macs, macs_skipped, bytes, ns) of each step and kernel choice since the last reset.
+        """
+
+    def totals(self) -> tuple[int, int, int]:
+        """(steps, tokens, nanoseconds inside step) since the last reset."""
+
+    def reset_counters(self) -> None:
+        """Set all counters to zero."""
+
+    def copy_block(self, source: int, target: int) -> None:
+        """
+        Copy a cache block in all layers. Errors: ValueError for a block out of range.
+        """
+
+    def buffer(self, index: int) -> NDArray:
+        """A writable view (rows, width) of a buffer of the arena."""
+
+    def arena(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+        """A writable view of the whole arena."""
+
+    def kv(self, layer: int) -> tuple[Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C')], Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C')]]:
+        """
+        Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,
+        kv_block, head_dim).
+        """
+
+    @property
+    def n_threads(self) -> int:
+        """Workers, the caller included."""
