@@ -69,9 +69,10 @@ def load(
     try:
         tokenizer = Tokenizer.from_gguf(file)
         graph = build_graph(file.metadata, file.tensors)
-        _check_tables(file, graph, tokenizer)
+        _check_vocabulary(graph.config, tokenizer)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget)
         plan = make_plan(graph, backends.find(name), max_context=context)
+        _check_tensors(file, plan)
         executor = Executor(plan, file, n_threads=threads, kv_blocks=n_blocks)
         try:
             engine = Engine(executor, tokenizer, max_context=context, chunk=chunk, reuse=prefix_cache)
@@ -90,18 +91,23 @@ def load(
     return Model(place, file, tokenizer, graph, engine)
 
 
-def _check_tables(file: GGUFFile, graph: Graph, tokenizer: Tokenizer) -> None:
-    """Refuse what the executor would map unread: the tables of embedding and head, and a vocabulary of another size."""
-    if tokenizer.vocab_size != graph.config.vocab_size:
+def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a vocabulary of another size than the embedding: some ids would have no text, or no row."""
+    if tokenizer.vocab_size != config.vocab_size:
         raise FormatError(
             "vocabulary and embedding differ",
             where="tokenizer.ggml.tokens",
-            expected=f"{graph.config.vocab_size} tokens",
+            expected=f"{config.vocab_size} tokens",
             got=tokenizer.vocab_size,
         )
-    for node in graph.nodes:
-        if node.op in ("embedding", "logits_projection"):
-            file.check(node.weights[0])
+
+
+def _check_tensors(file: GGUFFile, plan: Plan) -> None:
+    """Read once what will be used as it stands in the file; what is repacked or unpacked is checked on the way."""
+    for resident in plan.residents:
+        for name in resident.tensors:
+            if name in file.tensors and file.tensor(name).layout == resident.layout:
+                file.check(name)
 
 
 def _cache_size(config: ModelConfig, max_context: int | None, kv_budget: int | None) -> tuple[int, int]:

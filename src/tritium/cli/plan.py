@@ -1,0 +1,41 @@
+"""Print the plan of a model: every step with its kernel, multiply-accumulates and bytes."""
+
+from __future__ import annotations
+
+import click
+
+from tritium.cli import json_option, print_json
+
+
+@click.command(short_help=__doc__)
+@click.argument("model")
+@click.option("--device", default="auto", show_default=True, help="auto or cpu.")
+@click.option("--backend", help="Plan for this back end: cpu, reference or null.")
+@click.option("--max-context", type=int, help="Tokens of a sequence. [default: the model's]")
+@click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="Tokens of the step to be costed.")
+@click.option(
+    "--kv-len", type=click.IntRange(1), default=1, show_default=True, help="Positions that each of them sees."
+)
+@json_option
+def command(
+    model: str, device: str, backend: str | None, max_context: int | None, tokens: int, kv_len: int, as_json: bool
+) -> None:
+    """Print the plan of MODEL, a GGUF file or "demo": what runs, in order, without loading its weights.
+
+    Layers that are alike are printed once. The graph hash is what the model means and the same on every machine; the plan hash
+    adds the kernels chosen here.
+    """
+    from tritium import backends
+    from tritium.engine.model import resolve_model
+    from tritium.formats.gguf import open_gguf
+    from tritium.models import build_graph
+    from tritium.plan import make_plan
+    from tritium.plan_view import describe, to_json
+
+    with open_gguf(resolve_model(model)) as file:
+        graph = build_graph(file.metadata, file.tensors)
+    plan = make_plan(graph, backends.find(backends.resolve(device, backend)), max_context=max_context)
+    if as_json:
+        print_json(to_json(plan, tokens, kv_len))
+    else:
+        click.echo(describe(plan, tokens, kv_len))

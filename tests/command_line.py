@@ -1,0 +1,24 @@
+"""Run the command line as a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = [sys.executable, "-c", "from tritium.cli import main; main()"]
+
+
+def tritium(*arguments: str | Path, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """One run with ``text`` on standard input and nothing inherited but what a process needs to start."""
+    import os
+
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
