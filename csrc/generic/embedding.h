@@ -18,8 +18,9 @@ inline void embedding_lookup(const Call& call, int64_t begin, int64_t end, Work&
     float* out = call.out[0].row<float>(r);
     typename Rows::Block block;
     for (int64_t b = 0; b < blocks; ++b) {
-      Rows::open(block, row + b * Rows::kBytes);
-      for (int64_t g = 0; g < Rows::kGroups; ++g) store(out + 16 * (b * Rows::kGroups + g), block.group(g));
+      const uint8_t* data = row + b * Rows::kBytes;
+      Rows::open(block, data);
+      for (int64_t g = 0; g < Rows::kGroups; ++g) store(out + 16 * (b * Rows::kGroups + g), Rows::group(block, data, g));
     }
     if (tail != 0) store(out + table.cols - tail, Rows::tail(row + blocks * Rows::kBytes, tail));
     work.bytes += static_cast<uint64_t>(bytes);

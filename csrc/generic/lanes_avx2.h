@@ -78,6 +78,10 @@ inline float tree_sum(lanes a) {
 inline __m128i load_u16x8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 
 inline lanes from_f16(const uint16_t* p) { return {_mm256_cvtph_ps(load_u16x8(p)), _mm256_cvtph_ps(load_u16x8(p + 8))}; }
+inline lanes splat_f16(uint16_t half) {
+  const __m256 x = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(half)));
+  return {x, x};
+}
 // Round to nearest even; beyond float16 gives infinity.
 inline void to_f16(uint16_t* p, lanes a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));

@@ -68,6 +68,7 @@ inline lanes from_f16(const uint16_t* p) {
 inline lanes from_f16_first(const uint16_t* p, int64_t n) {
   return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
 }
+inline lanes splat_f16(uint16_t half) { return {_mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(half)))}; }
 // Round to nearest even; beyond float16 gives infinity.
 inline void to_f16(uint16_t* p, lanes a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -134,6 +134,7 @@ inline lanes from_f16_first(const uint16_t* p, int64_t n) {
   return a;
 }
 inline lanes from_f16(const uint16_t* p) { return from_f16_first(p, 16); }
+inline lanes splat_f16(uint16_t half) { return splat(f16_to_f32(half)); }
 inline void to_f16(uint16_t* p, const lanes& a) {
   for (int i = 0; i < 16; ++i) p[i] = f32_to_f16(a.v[i]);
 }

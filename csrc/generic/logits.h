@@ -7,7 +7,8 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kGroupRows = 16;  // vocabulary rows in a unit
+constexpr int64_t kGroupRows = 16;                    // vocabulary rows in a unit
+constexpr int kWidest = kAccumulators >= 16 ? 4 : 2;  // outputs in a tile: more would load more hidden state than they save weights
 
 // Sums of R rows × N outputs, in registers.
 template <int R, int N>
@@ -29,10 +30,24 @@ template <int N>
   s.first = s.first + load(h) * w;
   if constexpr (N > 1) accumulate(s.rest, h + stride, stride, w);
 }
-template <class Block, int R, int N>
-[[gnu::always_inline]] inline void accumulate(Logits<R, N>& s, const float* h, int64_t stride, const Block* blocks, int64_t g) {
-  accumulate(s.first, h, stride, blocks->group(g));
-  if constexpr (R > 1) accumulate(s.rest, h, stride, blocks + 1, g);
+template <class Rows, int R>
+struct Blocks {
+  typename Rows::Block first;
+  Blocks<Rows, R - 1> rest;
+};
+template <class Rows>
+struct Blocks<Rows, 0> {};
+
+template <class Rows, int R>
+[[gnu::always_inline]] inline void open(Blocks<Rows, R>& blocks, const uint8_t* data, int64_t bytes) {
+  Rows::open(blocks.first, data);
+  if constexpr (R > 1) open(blocks.rest, data + bytes, bytes);
+}
+template <class Rows, int R, int N>
+[[gnu::always_inline]] inline void accumulate(Logits<R, N>& s, const float* h, int64_t stride, const Blocks<Rows, R>& blocks,
+                                              const uint8_t* data, int64_t bytes, int64_t g) {
+  accumulate(s.first, h, stride, Rows::group(blocks.first, data, g));
+  if constexpr (R > 1) accumulate<Rows>(s.rest, h, stride, blocks.rest, data + bytes, bytes, g);
 }
 template <class Rows, int R, int N>
 [[gnu::always_inline]] inline void accumulate_tail(Logits<R, N>& s, const float* h, int64_t stride, const uint8_t* row,
@@ -59,46 +74,46 @@ inline void project(const uint8_t* rows, int64_t bytes, int64_t cols, const floa
   const uint8_t* ahead = rows + R * bytes;
   Logits<R, N> sums;
   clear(sums);
-  typename Rows::Block blocks[R];
+  Blocks<Rows, R> blocks;
+  const uint8_t* data = rows;
   for (int64_t b = 0; b < n_blocks; ++b) {
-    for (int64_t r = 0; r < R; ++r) Rows::open(blocks[r], rows + r * bytes + b * Rows::kBytes);
-    for (int64_t line = 0; line < R * Rows::kBytes; line += 64) __builtin_prefetch(ahead + line);
+    open(blocks, data, bytes);
+    for (int64_t line = 0; line < R * Rows::kBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+    for (int64_t g = 0; g < Rows::kGroups; ++g, h += 16) accumulate<Rows>(sums, h, h_stride, blocks, data, bytes, g);
+    data += Rows::kBytes;
     ahead += R * Rows::kBytes;
-    for (int64_t g = 0; g < Rows::kGroups; ++g) accumulate(sums, h + 16 * (b * Rows::kGroups + g), h_stride, blocks, g);
   }
-  if (cols % 16 != 0) accumulate_tail<Rows>(sums, h + cols / 16 * 16, h_stride, rows + n_blocks * Rows::kBytes, bytes, cols % 16);
+  if (cols % 16 != 0) accumulate_tail<Rows>(sums, h, h_stride, data, bytes, cols % 16);
   finish(sums, y, y_stride);
 }
 
-// All rows of one unit against N outputs.
-template <class Rows, int R, int N>
-inline void project_group(const uint8_t* rows, int64_t n_rows, int64_t cols, const Operand& in, const Operand& out, int64_t first,
-                          int64_t output) {
+// All rows of one unit against the outputs from `output` on: N at a time, then the rest N / 2 at a time.
+template <class Rows, int N>
+inline void project_group(const uint8_t* rows, int64_t n_rows, const Call& call, int64_t first, int64_t output) {
+  constexpr int kTall = N > 2 ? kAccumulators / N : 2;  // rows a tile
+  const int64_t cols = call.weights[0].cols;
   const int64_t bytes = row_bytes<Rows>(cols);
-  const float* h = in.row<const float>(output);
-  float* y = out.row<float>(output) + first;
-  int64_t v = 0;
-  for (; v + R <= n_rows; v += R) project<Rows, R, N>(rows + v * bytes, bytes, cols, h, in.stride, y + v, out.stride);
-  for (; v < n_rows; ++v) project<Rows, 1, N>(rows + v * bytes, bytes, cols, h, in.stride, y + v, out.stride);
+  const int64_t h_stride = call.in[0].stride, y_stride = call.out[0].stride;
+  for (; output + N <= call.t; output += N) {
+    const float* h = call.in[0].row<const float>(output);
+    float* y = call.out[0].row<float>(output) + first;
+    int64_t v = 0;
+    for (; v + kTall <= n_rows; v += kTall) project<Rows, kTall, N>(rows + v * bytes, bytes, cols, h, h_stride, y + v, y_stride);
+    for (; v < n_rows; ++v) project<Rows, 1, N>(rows + v * bytes, bytes, cols, h, h_stride, y + v, y_stride);
+  }
+  if constexpr (N > 1) project_group<Rows, N / 2>(rows, n_rows, call, first, output);
 }
 
-// Reads every row of the range once (from cache again for each further eight outputs). Sums of k products: an overflow of float32
-// shows as infinity or NaN in the logits.
+// Reads every row of the range once, for more outputs than a tile holds from the cache again. Sums of k products: an overflow of
+// float32 shows as infinity or NaN in the logits.
 template <class Rows>
 inline void logits_projection(const Call& call, int64_t begin, int64_t end, Work& work) {
   const Resident& table = call.weights[0];
   const int64_t bytes = row_bytes<Rows>(table.cols);
-  constexpr int kWide = kAccumulators >= 16 ? 4 : 2;  // outputs a tile
-  constexpr int kTall = kAccumulators / kWide;        // rows a tile
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * kGroupRows;
     const int64_t n_rows = table.rows - first < kGroupRows ? table.rows - first : kGroupRows;
-    const uint8_t* rows = table.data + first * bytes;
-    int64_t o = 0;
-    for (; o + kWide <= call.t; o += kWide) {
-      project_group<Rows, kTall, kWide>(rows, n_rows, table.cols, call.in[0], call.out[0], first, o);
-    }
-    for (; o < call.t; ++o) project_group<Rows, 4, 1>(rows, n_rows, table.cols, call.in[0], call.out[0], first, o);
+    project_group<Rows, kWidest>(table.data + first * bytes, n_rows, call, first, 0);
     work.macs += static_cast<uint64_t>(call.t * n_rows * table.cols);
     work.bytes += static_cast<uint64_t>(n_rows * bytes);
   }
