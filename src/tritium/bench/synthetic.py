@@ -36,7 +36,7 @@ GATES_CLOSED, CLOSED_Z = 0.8, 0.8416212335729143
 TOP_COSINE = 0.15
 # The expected larger of two independent standard normal variables: the better of a token's two neighbors wins.
 LARGER_OF_TWO = 1 / math.sqrt(math.pi)
-EMBEDDING_MEAN = 0.5
+EMBEDDING_MEAN = 0.7
 NORM_SPREAD = 0.15
 # The mean of a gamma whose root mean square is 1.
 _GAMMA_MEAN = 1 / math.sqrt(1 + NORM_SPREAD**2)
