@@ -1,0 +1,232 @@
+"""The CPU back end: native kernels, chosen by what the machine has; the only importer of the native module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium import _native, env, numerics
+from tritium.backends import KernelRow, Program, TensorSource
+from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
+from tritium.ir import Plan, Resident
+from tritium.layouts import I2S_LAYOUTS, LAYOUTS
+from tritium.types import Batch, StepCount, StepResult
+
+PANEL_ROWS = 16
+PANEL_DEPTH = 16
+ALIGNMENT = 64
+MAX_TOP_K = 1024
+_DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
+_TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
+_EMPTY_I32 = np.zeros((0, 0), np.int32)
+
+
+def isas() -> tuple[str, ...]:
+    """Instruction sets in use, best first: compiled in, in the CPU, passed by the self-test, not above TRITIUM_ISA.
+
+    Errors: UnsupportedError if TRITIUM_ISA names one that does not run here.
+    """
+    usable = tuple(_native.isas())
+    forced = env.isa()
+    if forced is None:
+        return usable
+    if forced not in usable:
+        raise UnsupportedError("instruction set", where="TRITIUM_ISA", expected=" or ".join(usable), got=forced)
+    return usable[usable.index(forced) :]
+
+
+def isa_status() -> tuple[tuple[str, str], ...]:
+    """(name, status) of every instruction set, best first: "ok", or why its kernels are not used."""
+    return tuple(_native.isa_status())
+
+
+def build_info() -> tuple[str, str, str]:
+    """(compiler, flags, architecture) of the native core."""
+    return _native.build_info()
+
+
+def read_bandwidth(n_threads: int, n_bytes: int) -> float:
+    """Gigabytes (10⁹ bytes) a second that ``n_threads`` read together from a buffer: the median of several passes."""
+    return _native.read_bandwidth(n_threads, n_bytes)
+
+
+class CpuBackend:
+    """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels."""
+
+    name = "cpu"
+    fused = frozenset({"rmsnorm_quantize", "stacked", "accumulate"})
+    panel_rows = PANEL_ROWS
+
+    def __init__(self, order: tuple[str, ...] | None = None) -> None:
+        order = isas() if order is None else order
+        self._rows = sorted(
+            (row for row in _native.kernels() if row[3] in order), key=lambda row: (order.index(row[3]), row[4])
+        )
+
+    def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
+        """The best instruction set's rows for the op and layout, in ascending order of T."""
+        if op == "linear" and (attrs["group"] or attrs["act_bits"] != 8):
+            raise UnsupportedError(
+                "no native kernel",
+                where=f"linear with {int(attrs['act_bits'])}-bit activations and "
+                + (f"a scale per {int(attrs['group'])} weights" if attrs["group"] else "one scale per tensor"),
+                expected="8-bit activations and one scale per tensor",
+                hint="Run it with --backend reference",
+            )
+        chosen: list[KernelRow] = []
+        needed = 1
+        for row_id, row_op, row_layout, _, t_min, t_max in self._rows:
+            if row_op == op and row_layout in (layout, "none") and t_min == needed:
+                chosen.append(KernelRow(row_id, t_min, t_max))
+                needed = t_max + 1
+                if not t_max:
+                    return tuple(chosen)
+        raise UnsupportedError("no native kernel", where=f"{op} on {layout}", hint="Run it with --backend reference")
+
+    def resident_layout(self, op: str, file_layout: str) -> str:
+        """Ternary matrices become panels, vectors f32; embedding and head stay as they are in the file."""
+        if op == "linear":
+            return "i2s"
+        if op in ("embedding", "logits_projection"):
+            if file_layout not in _TABLES:
+                raise UnsupportedError(
+                    "no native kernel", where=f"{op} on {file_layout}", expected=" or ".join(_TABLES)
+                )
+            return file_layout
+        return "f32"
+
+    def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
+        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; else the file's bytes."""
+        if layout == "i2s":
+            panels = rows // PANEL_ROWS
+            return panels * -(-cols // PANEL_DEPTH) * 64 + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        return LAYOUTS[layout].nbytes((rows, cols))
+
+    def program(
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
+    ) -> Program:
+        """Put weights in their native layouts and start the threads."""
+        return CpuProgram(plan, binary, source, n_threads or default_threads(), kv_blocks)
+
+
+def backend() -> CpuBackend:
+    """The back end."""
+    return CpuBackend()
+
+
+def default_threads() -> int:
+    """TRITIUM_THREADS, else the CPUs that this process may use."""
+    wanted = env.threads()
+    if wanted is not None:
+        return wanted
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class CpuProgram:
+    """The native executor with its weights. One step is one call; the interpreter's lock is released during it."""
+
+    def __init__(self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int, kv_blocks: int) -> None:
+        self.n_threads = n_threads
+        self._plan = plan
+        rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
+        computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
+        # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
+        residents = [_resident(r, source, computed, n_threads) for r in plan.residents]
+        self._native = _native.Program(binary, residents, kv_blocks, n_threads)
+        self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
+        self._logits = np.empty((0, plan.vocab_size), np.float32)
+        self._ids = _EMPTY_I32
+        self._values = np.zeros((0, 0), np.float32)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Run the plan on a batch. The result's arrays are reused by the next step."""
+        n, k = len(batch.outputs), batch.top_k
+        logits = ids = values = None
+        if n and 0 < k <= MAX_TOP_K:
+            if self._ids.shape != (n, k):
+                self._ids, self._values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+            ids, values = self._ids, self._values
+        elif n:
+            if len(self._logits) != n:
+                self._logits = np.empty((n, self._plan.vocab_size), np.float32)
+            logits, k = self._logits, 0
+        try:
+            failed = self._native.step(
+                batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values
+            )
+        except ValueError as error:
+            raise ShapeError(f"batch: {error}") from None
+        if failed:
+            code, step, row = self._native.failure()
+            what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit float16"}
+            raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
+        if k < batch.top_k and logits is not None:
+            ids, values = numerics.top_k(logits, batch.top_k)
+            return StepResult(ids=ids, values=values)
+        return StepResult(logits, ids, values)
+
+    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+        """Steps, tokens, wall nanoseconds, counters a step and kernel, all counted natively."""
+        n_steps, n_tokens, wall_ns = self._native.totals()
+        rows = tuple(
+            StepCount(
+                self._names[step], self._plan.steps[step].choices[choice].kernel, calls, macs, skipped, nbytes, ns
+            )
+            for step, choice, calls, macs, skipped, nbytes, ns in self._native.counters()
+        )
+        return n_steps, n_tokens, wall_ns, rows
+
+    def reset_counts(self) -> None:
+        """Set all counters to zero."""
+        self._native.reset_counters()
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a cache block in all layers."""
+        self._native.copy_block(source, target)
+
+    def close(self) -> None:
+        """Release the native executor: weights, cache, threads."""
+        del self._native
+
+
+def _resident(
+    resident: Resident, source: TensorSource, computed: Mapping[str, NDArray[np.float32]], n_threads: int
+) -> NDArray[np.uint8]:
+    """The resident's bytes in the layout that the plan names."""
+    name = resident.tensors[0]
+    if name in computed:
+        return computed[name].reshape(-1).view(np.uint8)
+    info = source.tensors[name]
+    if resident.layout == "i2s":
+        return _panels(resident, source, n_threads)
+    if resident.layout == info.layout:
+        data = source.data(name)
+        if resident.rows == 1:
+            LAYOUTS[info.layout].check(data, info.shape, where=name, offset=info.offset)
+        return data
+    values = LAYOUTS[info.layout].unpack(source.data(name), info.shape, where=name, offset=info.offset)
+    return values.reshape(-1).view(np.uint8)
+
+
+def _panels(resident: Resident, source: TensorSource, n_threads: int) -> NDArray[np.uint8]:
+    """Ternary tensors stacked into panels. FormatError names the tensor and byte of a code 3 or a scale that is not finite."""
+    parts = []
+    for name in resident.tensors:
+        info = source.tensors[name]
+        data = source.data(name)
+        scale = data[-LAYOUTS[info.layout].tail_bytes :][:4].view("<f4")[0]
+        if not np.isfinite(scale):
+            raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
+        parts.append((data, *info.shape, float(scale), _DIALECTS[info.layout]))
+    try:
+        return _native.pack_i2s(parts, n_threads)
+    except _native.CodeError as error:
+        part, byte = error.args[1:3]
+        info = source.tensors[resident.tensors[part]]
+        raise FormatError(
+            "invalid ternary code", where=f"{info.name}, byte {info.offset + byte}", expected="0, 1 or 2", got=3
+        ) from None
