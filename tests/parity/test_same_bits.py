@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from forwarding import forward, sha256, token_sequences
 from tiny_models import TINY, write_tiny
-
 from tritium import backends
 from tritium.backends.cpu import isas
 from tritium.executor import Executor

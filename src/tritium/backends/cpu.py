@@ -221,7 +221,8 @@ def _panels(resident: Resident, source: TensorSource, n_threads: int) -> NDArray
         scale = data[-LAYOUTS[info.layout].tail_bytes :][:4].view("<f4")[0]
         if not np.isfinite(scale):
             raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
-        parts.append((data, *info.shape, float(scale), _DIALECTS[info.layout]))
+        rows, cols = info.shape
+        parts.append((data, rows, cols, float(scale), _DIALECTS[info.layout]))
     try:
         return _native.pack_i2s(parts, n_threads)
     except _native.CodeError as error:
