@@ -139,7 +139,8 @@ class Figures:
         """All of it in one line."""
         parts = [f"{self.n_tokens} token" + ("" if self.n_tokens == 1 else "s")]
         if self.tokens_per_s is not None:
-            parts += [f"{self.tokens_per_s:.4g} tok/s", f"{self.ms_per_token:.4g} ms/token"]
+            digits = 0 if self.tokens_per_s >= 1000 else 1
+            parts += [f"{self.tokens_per_s:.{digits}f} tok/s", f"{self.ms_per_token:.3g} ms/token"]
         if self.gb_per_s is not None:
             parts.append(f"{self.gb_per_s:.3g} GB/s")
         if self.bandwidth_gb_per_s is not None:

@@ -150,8 +150,8 @@ def log_softmax(logits: F32) -> tuple[float, float]:
 def logprobs_of(logits: F32, token: int, n: int) -> TokenLogprob:
     """Log-probabilities of ``token`` and of the ``n`` best. Shapes: (V,) f32."""
     best, log_total = log_softmax(logits)
-    ids, values = top_k(logits[None], n)
-    top = tuple((int(i), (float(v) - best) - log_total) for i, v in zip(ids[0], values[0], strict=True))
+    ids, values = _best(logits, n)
+    top = tuple((int(i), (float(v) - best) - log_total) for i, v in zip(ids, values, strict=True))
     return TokenLogprob(token, (float(logits[token]) - best) - log_total, top)
 
 
@@ -222,6 +222,8 @@ def draw_full(logits: F32, params: SamplingParams, random_bits: int) -> int:
 
 def _best(logits: F32, k: int) -> tuple[NDArray[np.integer], F32]:
     """The k first of the sorted list, (n,) and (n,): all that tie with the last of them compete by id."""
+    if k == 0:
+        return np.zeros(0, np.int64), logits[:0]
     if k < len(logits) // 4:
         least = np.partition(logits, len(logits) - k)[len(logits) - k]
         ids = np.flatnonzero(logits >= least)
