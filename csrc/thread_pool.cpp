@@ -11,9 +11,8 @@ namespace tritium {
 
 namespace {
 
-// Between two steps of a plan a worker waits for the slowest of the others, between two calls for the sampler: mostly less than
-// this. A sleeping worker takes tens of microseconds to come back, a spinning one takes a core from somebody.
-constexpr uint64_t kLongestSpinNs = 200'000;
+// About what it costs to sleep and be woken: spinning that long, then sleeping, is at most twice as slow as knowing beforehand.
+constexpr uint64_t kLongestSpinNs = 30'000;
 constexpr uint64_t kShortestSpinNs = 1'000;
 
 // The threads inherit the mask: a signal handler of the process must not run on a worker.
@@ -89,8 +88,8 @@ void ThreadPool::serve(int worker) {
   }
 }
 
-// Spins for a while, then sleeps. The while doubles after a wait that a longer spin would have met, and halves after one that it
-// would not: on a machine with nothing else to do waits are short and workers spin, on a crowded one they leave the core.
+// Spins for a while, then sleeps. The while is the longest after spinning has paid and halves each time that it has not: where the
+// others have cores of their own they come soon, where they wait for this one they only come when it is given up.
 void ThreadPool::wait(const std::atomic<uint32_t>& word, uint32_t old, Waiter& waiter) const {
   constexpr int kLooks = 32;  // between two readings of the clock
   const auto changed = [&] {
@@ -100,14 +99,15 @@ void ThreadPool::wait(const std::atomic<uint32_t>& word, uint32_t old, Waiter& w
     }
     return false;
   };
-  if (changed()) return;
   const uint64_t start = now_ns();
-  while (now_ns() - start < waiter.spin_ns) {
-    if (changed()) return;
-  }
+  do {
+    if (changed()) {
+      waiter.spin_ns = longest_spin_ns_;
+      return;
+    }
+  } while (now_ns() - start < waiter.spin_ns);
+  waiter.spin_ns = std::max(waiter.spin_ns / 2, kShortestSpinNs);
   while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
-  const bool near = now_ns() - start < longest_spin_ns_;
-  waiter.spin_ns = near ? std::min(2 * waiter.spin_ns, longest_spin_ns_) : std::max(waiter.spin_ns / 2, kShortestSpinNs);
 }
 
 }  // namespace tritium
