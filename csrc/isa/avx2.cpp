@@ -56,146 +56,125 @@ inline void finish(__m256i acc, int32_t total, float scale, bool accumulate, flo
   _mm256_storeu_ps(out, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), y) : y);
 }
 
-// One token: every panel of the range streams through registers, bytes are read once.
-KERNEL_FUNCTION(i2s_gemv) {
-  const Panels panels(call.weights[0]);
-  const int8_t* a = call.in[0].row<const int8_t>(0);
-  const float scale_x = *call.in[1].row<const float>(0);
-  const int32_t total = sum_of(a, panels.n_blocks);
-  for (int64_t p = begin; p < end; ++p) {
-    const uint8_t* block = panels.panel(p);
-    __m256i lo = _mm256_setzero_si256(), hi = _mm256_setzero_si256();
-    for (int64_t b = 0; b < panels.n_blocks;) {
-      const int64_t stop = b + kFlushBlocks < panels.n_blocks ? b + kFlushBlocks : panels.n_blocks;
-      __m256i lo16 = _mm256_setzero_si256(), hi16 = _mm256_setzero_si256();
-      for (; b < stop; ++b, block += kPanelBlockBytes) {
-        __builtin_prefetch(block + 2048);
-        const __m256i w0 = load_256(block), w1 = load_256(block + 32);
-        const int8_t* x = a + kPanelDepth * b;
-        const __m256i a0 = four(x), a1 = four(x + 4), a2 = four(x + 8), a3 = four(x + 12);
-        // Sums of two products of pairs are at most 1024: no closer to the bound than the running lane.
-        const __m256i l01 = _mm256_add_epi16(_mm256_maddubs_epi16(codes_of(w0, 0), a0), _mm256_maddubs_epi16(codes_of(w0, 2), a1));
-        const __m256i l23 = _mm256_add_epi16(_mm256_maddubs_epi16(codes_of(w0, 4), a2), _mm256_maddubs_epi16(codes_of(w0, 6), a3));
-        const __m256i h01 = _mm256_add_epi16(_mm256_maddubs_epi16(codes_of(w1, 0), a0), _mm256_maddubs_epi16(codes_of(w1, 2), a1));
-        const __m256i h23 = _mm256_add_epi16(_mm256_maddubs_epi16(codes_of(w1, 4), a2), _mm256_maddubs_epi16(codes_of(w1, 6), a3));
-        lo16 = _mm256_add_epi16(lo16, _mm256_add_epi16(l01, l23));
-        hi16 = _mm256_add_epi16(hi16, _mm256_add_epi16(h01, h23));
-      }
-      lo = flush(lo, lo16);
-      hi = flush(hi, hi16);
-    }
-    const float scale = scale_x * panels.scales[p];
-    float* out = call.out[0].row<float>(0) + kPanelRows * p;
-    finish(lo, total, scale, call.ints[4] != 0, out);
-    finish(hi, total, scale, call.ints[4] != 0, out + 8);
-  }
-  count_linear(call, begin, end, work);
-}
-
 // Tokens whose int32 sums stand on the stack at once, and the widest tile: 6 × 2 accumulators leave 4 registers.
 constexpr int64_t kTokens = 96;
 constexpr int64_t kTile = 6;
 
-// Codes of at most 16 blocks of a panel, one byte each: vector 2j + h of a block holds k = 4j … 4j + 3 of rows 8h … 8h + 7.
-struct Codes {
-  alignas(32) uint8_t bytes[kFlushBlocks * 256];
-};
-inline void unpack(const uint8_t* block, int64_t n_blocks, Codes& codes) {
-  __m256i* out = reinterpret_cast<__m256i*>(codes.bytes);
-  for (int64_t b = 0; b < n_blocks; ++b, block += kPanelBlockBytes, out += 8) {
-    const __m256i w0 = load_256(block), w1 = load_256(block + 32);
-    out[0] = codes_of(w0, 0);
-    out[1] = codes_of(w1, 0);
-    out[2] = codes_of(w0, 2);
-    out[3] = codes_of(w1, 2);
-    out[4] = codes_of(w0, 4);
-    out[5] = codes_of(w1, 4);
-    out[6] = codes_of(w0, 6);
-    out[7] = codes_of(w1, 6);
-  }
-}
-
-// int16 sums of T tokens × 16 rows, as a chain of members: gcc keeps arrays of vectors in memory.
+// int16 sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors in memory.
 template <int T>
 struct Words {
-  __m256i lo, hi;
-  Words<T - 1> rest;
+  Words<T / 2> left;
+  Words<T - T / 2> right;
 };
 template <>
-struct Words<0> {};
+struct Words<1> {
+  __m256i lo, hi;
+};
 
 template <int T>
 [[gnu::always_inline]] inline void clear(Words<T>& s) {
-  s.lo = s.hi = _mm256_setzero_si256();
-  if constexpr (T > 1) clear(s.rest);
+  if constexpr (T == 1) {
+    s.lo = s.hi = _mm256_setzero_si256();
+  } else {
+    clear(s.left);
+    clear(s.right);
+  }
+}
+// Each sum is settled in its register at once. Without it gcc delays the additions until sixteen registers do not hold what it has
+// begun, and stores sums on every pass.
+[[gnu::always_inline]] inline void add_settled(__m256i& sum, __m256i product) {
+  sum = _mm256_add_epi16(sum, product);
+  asm("" : "+x"(sum));
 }
 template <int T>
 [[gnu::always_inline]] inline void add_products(Words<T>& s, __m256i lo, __m256i hi, const int8_t* a, int64_t stride) {
-  const __m256i x = four(a);
-  s.lo = _mm256_add_epi16(s.lo, _mm256_maddubs_epi16(lo, x));
-  s.hi = _mm256_add_epi16(s.hi, _mm256_maddubs_epi16(hi, x));
-  if constexpr (T > 1) add_products(s.rest, lo, hi, a + stride, stride);
+  if constexpr (T == 1) {
+    const __m256i x = four(a);
+    add_settled(s.lo, _mm256_maddubs_epi16(lo, x));
+    add_settled(s.hi, _mm256_maddubs_epi16(hi, x));
+  } else {
+    add_products(s.left, lo, hi, a, stride);
+    add_products(s.right, lo, hi, a + T / 2 * stride, stride);
+  }
 }
 template <int T>
 [[gnu::always_inline]] inline void flush(const Words<T>& s, __m256i* sums) {
-  sums[0] = flush(sums[0], s.lo);
-  sums[1] = flush(sums[1], s.hi);
-  if constexpr (T > 1) flush(s.rest, sums + 2);
+  if constexpr (T == 1) {
+    sums[0] = flush(sums[0], s.lo);
+    sums[1] = flush(sums[1], s.hi);
+  } else {
+    flush(s.left, sums);
+    flush(s.right, sums + T / 2 * 2);
+  }
 }
 
-// At most 64 additions a lane, then one flush.
+// Codes go from the packed bytes to the products without a stop. At most 64 additions a lane, then one flush.
 template <int T>
-void tile(const Codes& codes, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
+void tile(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
   Words<T> words;
   clear(words);
-  const uint8_t* c = codes.bytes;
-  for (const int8_t* stop = a + kPanelDepth * n_blocks; a < stop; a += 4, c += 64) {
-    add_products(words, load_256(c), load_256(c + 32), a, stride);
-  }
+  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
+  do {
+    __builtin_prefetch(block + 2048);
+    const __m256i v = load_256(block), w = load_256(block + 32);
+    add_products(words, codes_of(v, 0), codes_of(w, 0), a, stride);
+    add_products(words, codes_of(v, 2), codes_of(w, 2), a + 4, stride);
+    add_products(words, codes_of(v, 4), codes_of(w, 4), a + 8, stride);
+    add_products(words, codes_of(v, 6), codes_of(w, 6), a + 12, stride);
+    a += kPanelDepth;
+    block += kPanelBlockBytes;
+  } while (block < stop);
   flush(words, sums);
 }
 
-void any_tile(int64_t t, const Codes& codes, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
-  switch (t) {
-    case 1: return tile<1>(codes, n_blocks, a, stride, sums);
-    case 2: return tile<2>(codes, n_blocks, a, stride, sums);
-    case 3: return tile<3>(codes, n_blocks, a, stride, sums);
-    case 4: return tile<4>(codes, n_blocks, a, stride, sums);
-    case 5: return tile<5>(codes, n_blocks, a, stride, sums);
-    default: return tile<6>(codes, n_blocks, a, stride, sums);
+using Tile = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, __m256i*);
+constexpr Tile kTiles[] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+
+// At most 16 blocks of a panel × n tokens, added to two vectors of sums a token.
+void multiply(const uint8_t* block, int64_t n_blocks, int64_t n, const int8_t* a, int64_t stride, __m256i* sums) {
+  const int64_t n_tiles = (n + kTile - 1) / kTile;
+  for (int64_t i = 0; i < n_tiles; ++i) {
+    const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
+    kTiles[width - 1](block, n_blocks, a + t * stride, stride, sums + 2 * t);
   }
 }
 
-// Several tokens: 256 k of a panel are unpacked once for up to 96 tokens. Panels come from memory once if the range's bytes fit
-// the cache, else once for every 96 tokens.
+// The panels [begin, end) for the n ≤ kTokens tokens from `first` on.
+void multiply(const Call& call, const Panels& panels, int64_t begin, int64_t end, int64_t first, int64_t n) {
+  const int64_t stride = call.in[0].stride;
+  const int8_t* a = call.in[0].row<const int8_t>(first);
+  int32_t totals[kTokens];
+  for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(a + t * stride, panels.n_blocks);
+  for (int64_t p = begin; p < end; ++p) {
+    __m256i sums[2 * kTokens];
+    for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
+    for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
+      const int64_t n_blocks = panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
+      multiply(panels.panel(p) + kPanelBlockBytes * b, n_blocks, n, a + kPanelDepth * b, stride, sums);
+    }
+    for (int64_t t = 0; t < n; ++t) {
+      const float scale = *call.in[1].row<const float>(first + t) * panels.scales[p];
+      float* out = call.out[0].row<float>(first + t) + kPanelRows * p;
+      finish(sums[2 * t], totals[t], scale, call.ints[4] != 0, out);
+      finish(sums[2 * t + 1], totals[t], scale, call.ints[4] != 0, out + 8);
+    }
+  }
+}
+
+// One token: every panel of the range streams through registers, bytes are read once.
+KERNEL_FUNCTION(i2s_gemv) {
+  multiply(call, Panels(call.weights[0]), begin, end, 0, 1);
+  count_linear(call, begin, end, work);
+}
+
+// Several tokens, 1 KB of a panel at a time, which the first tile brings into the first-level cache. Panels come from memory once if
+// the range's bytes fit the cache, else once for every 96 tokens.
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
-  const int64_t stride = call.in[0].stride;
-  for (int64_t t0 = 0; t0 < call.t; t0 += kTokens) {
-    const int64_t n = call.t - t0 < kTokens ? call.t - t0 : kTokens;
-    const int64_t n_tiles = (n + kTile - 1) / kTile;
-    const int8_t* a = call.in[0].row<const int8_t>(t0);
-    int32_t totals[kTokens];
-    for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(a + t * stride, panels.n_blocks);
-    for (int64_t p = begin; p < end; ++p) {
-      __m256i sums[2 * kTokens];
-      for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
-      for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
-        const int64_t n_blocks = panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
-        Codes codes;
-        unpack(panels.panel(p) + kPanelBlockBytes * b, n_blocks, codes);
-        for (int64_t i = 0; i < n_tiles; ++i) {
-          const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-          any_tile(width, codes, n_blocks, a + t * stride + kPanelDepth * b, stride, sums + 2 * t);
-        }
-      }
-      for (int64_t t = 0; t < n; ++t) {
-        const float scale = *call.in[1].row<const float>(t0 + t) * panels.scales[p];
-        float* out = call.out[0].row<float>(t0 + t) + kPanelRows * p;
-        finish(sums[2 * t], totals[t], scale, call.ints[4] != 0, out);
-        finish(sums[2 * t + 1], totals[t], scale, call.ints[4] != 0, out + 8);
-      }
-    }
+  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    const int64_t first = tile_start(c, call.t, n_chunks);
+    multiply(call, panels, begin, end, first, tile_start(c + 1, call.t, n_chunks) - first);
   }
   count_linear(call, begin, end, work);
 }
