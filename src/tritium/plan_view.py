@@ -105,7 +105,9 @@ def describe(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> str:
             lines.append(f"× {len(run)} layer{'s' if len(run) > 1 else ''}")
         lines += [("  " if s.block >= 0 else "") + _row(s, c, 24 if s.block >= 0 else 26) for s, c in run[0]]
     macs, weights, activations = _sums(costs)
-    lines.append(f"total: {_amount(macs)} MACs · weights {_amount(weights)}B · activations and cache {_amount(activations)}B")
+    lines.append(
+        f"total: {_amount(macs)} MACs · weights {_amount(weights)}B · activations and cache {_amount(activations)}B"
+    )
     return "\n".join(lines)
 
 

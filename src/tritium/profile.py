@@ -26,7 +26,7 @@ def known_answers() -> Iterator[tuple[str, bytes]]:
     yield "rmsnorm", numerics.rmsnorm(x, _floats(4, (100,), 1), 1e-5).tobytes()
     q, scale = numerics.quantize_activations(wide)
     trits = (_words(5, 5 * 700) % np.uint32(3)).astype(np.int8).reshape(5, 700) - np.int8(1)
-    yield "ternary_linear", numerics.ternary_linear(q, scale, trits, np.float32(0.7)).tobytes()
+    yield "ternary_linear", numerics.ternary_linear(q, scale, trits, np.array(0.7, np.float32)).tobytes()
     scales = np.abs(_floats(6, (5, 6), 1))
     yield "ternary_linear 128", numerics.ternary_linear(q, scale, trits, scales, 128).tobytes()
     yield "relu2_mul", numerics.relu2_mul(x, x[::-1]).tobytes()

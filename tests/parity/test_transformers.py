@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from forwarding import forward, token_sequences
 from tiny_models import TINY, write_tiny
-
 from tritium import backends
 from tritium.executor import Executor
 from tritium.formats.gguf import GGUFFile, open_gguf

@@ -94,7 +94,10 @@ def test_a_common_prefix_is_shared_in_whole_blocks() -> None:
 def test_blocks_equal_in_themselves_but_not_in_what_precedes_them_are_not_shared() -> None:
     kv, _ = cache()
     tail = prompt(KV_BLOCK, 5)
-    one, other = np.concatenate([prompt(KV_BLOCK, 1), tail, tail[:1]]), np.concatenate([prompt(KV_BLOCK, 2), tail, tail])
+    one, other = (
+        np.concatenate([prompt(KV_BLOCK, 1), tail, tail[:1]]),
+        np.concatenate([prompt(KV_BLOCK, 2), tail, tail]),
+    )
     table, _ = opened(kv, one, 150)
     kv.seal(table, one, 2 * KV_BLOCK)
     assert opened(kv, other, 150)[1] == 0

@@ -95,7 +95,9 @@ def test_a_draw_is_as_defined(fields: dict[str, Any], vocab: int) -> None:
             assert draw_full(logits, params, bits) == defined(logits, params, bits), (seed, bits)
 
 
-@pytest.mark.parametrize("fields", [{}, {"temperature": 1.0, "top_k": 1}, *(f for f in FIELDS if "top_k" in f)], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"temperature": 1.0, "top_k": 1}, *(f for f in FIELDS if "top_k" in f)], ids=str
+)
 def test_candidates_and_full_logits_choose_the_same(fields: dict[str, Any]) -> None:
     params = SamplingParams(seed=9, **fields)
     for seed in range(12):
