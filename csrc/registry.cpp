@@ -51,10 +51,10 @@ std::vector<Isa> find_instruction_sets() {
     }
     all.push_back(std::move(isa));
   }
-  // The last row runs everywhere: the others are held to it.
+  // The last row runs everywhere, and the others are held to it.
   const std::vector<Kernel>& baseline = all.back().kernels;
   for (Isa& isa : all) {
-    if (isa.usable()) isa.status = self_test(isa.kernels, baseline);
+    if (isa.usable() && &isa != &all.back()) isa.status = self_test(isa.kernels, baseline);
   }
   return all;
 }

@@ -205,8 +205,8 @@ bool set_scene(Scene& s, std::string_view op, std::string_view layout, const Sha
   constexpr int kSentinel = 0xa5;
   for (const Recipe& recipe : kRecipes) {
     if (recipe.op != op) continue;
-    std::memset(s.memory.data(), 0, static_cast<size_t>(Scene::first_output) * Scene::kRegionBytes);
-    std::memset(s.region(Scene::first_output), kSentinel, (Scene::n_regions - Scene::first_output) * Scene::kRegionBytes);
+    for (int i = 0; i < Scene::kInputs; ++i) std::memset(s.region(Scene::first_input + i), 0, Scene::kRowsBytes);
+    for (int i = 0; i < Scene::kOutputs; ++i) std::memset(s.region(Scene::first_output + i), kSentinel, Scene::kRowsBytes);
     s.call = {};
     s.call.t = shape.t;
     s.call.kv_block = kBlock;

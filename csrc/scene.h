@@ -22,6 +22,7 @@ struct Shape {
 // One call's operands in memory of its own. Whatever a kernel may write, outputs and cache, is compared as bytes, sentinels too.
 struct Scene {
   static constexpr int64_t kRegionBytes = 1 << 16;
+  static constexpr int64_t kRowsBytes = 24 << 10;  // of an input's or output's region, which rows and sentinels fill
   static constexpr int kInputs = 3, kOutputs = 2, kWeights = 2;
   enum Region {
     first_input = 0,

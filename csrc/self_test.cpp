@@ -70,9 +70,18 @@ const Kernel* counterpart(const Kernel& kernel, int64_t t, const std::vector<Ker
 }
 
 bool same(const Scene& a, const Work& work_a, const Scene& b, const Work& work_b) {
+  const auto equal = [&](int region, int64_t nbytes) {
+    return std::memcmp(a.region(region), b.region(region), static_cast<size_t>(nbytes)) == 0;
+  };
   return work_a.macs == work_b.macs && work_a.error == work_b.error && work_a.error_row == work_b.error_row &&
-         std::memcmp(a.region(Scene::first_output), b.region(Scene::first_output),
-                     (Scene::n_regions - Scene::first_output) * Scene::kRegionBytes) == 0;
+         equal(Scene::first_output, Scene::kRowsBytes) && equal(Scene::first_output + 1, Scene::kRowsBytes) &&
+         equal(Scene::keys, Scene::kRegionBytes) && equal(Scene::values, Scene::kRegionBytes);
+}
+
+bool fits(const Kernel& kernel, const Shape& shape) {
+  const std::string_view layout = kernel.layout;
+  const int64_t block = layout == "q6_k" ? 256 : layout == "q8_0" ? 32 : 1;
+  return kernel.t_min <= shape.t && (kernel.t_max == 0 || shape.t <= kernel.t_max) && shape.k % block == 0;
 }
 
 }  // namespace
@@ -84,9 +93,7 @@ std::string self_test(const std::vector<Kernel>& kernels, const std::vector<Kern
   for (const Kernel& kernel : kernels) {
     int compared = 0;
     for (const Shape& shape : kShapes) {
-      const bool covers = kernel.t_min <= shape.t && (kernel.t_max == 0 || shape.t <= kernel.t_max);
-      const bool whole_blocks = shape.k % (std::strcmp(kernel.layout, "q6_k") == 0 ? 256 : std::strcmp(kernel.layout, "q8_0") == 0 ? 32 : 1) == 0;
-      if (!covers || !whole_blocks) continue;
+      if (!fits(kernel, shape)) continue;
       const Kernel* other = counterpart(kernel, shape.t, baseline);
       if (other == nullptr || !set_scene(ours, kernel.op, kernel.layout, shape)) return "self-test failed";
       set_scene(theirs, kernel.op, kernel.layout, shape);
