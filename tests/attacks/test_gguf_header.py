@@ -306,11 +306,11 @@ def test_attack(tmp_path: Path, data: bytes, kind: type[TritiumError], message: 
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(TritiumError) as caught:
             open_gguf(path)
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert str(caught.value) == message.format(path)
@@ -334,10 +334,10 @@ def test_a_header_of_as_many_tensors_as_are_allowed_is_refused_in_time(tmp_path:
     path = tmp_path / "m.gguf"
     names = tuple(tensor(f"{i:x}", (8,), offset=32 * i) for i in range(20000))
     path.write_bytes(file(tensors=names, data=bytes(32)))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError, match=r"^file ends inside a tensor: .*: 1, byte"):
         open_gguf(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_more_text_than_a_header_holds(tmp_path: Path) -> None:
