@@ -120,16 +120,18 @@ def ternary_linear(q: NDArray[Any], scale_x: F32, trits: NDArray[np.int8], scale
     order of g in float32.
 
     Shapes: q (T, K) i8 or i16, scale_x (T,) f32, trits (N, K) i8, scale_w () or (N, ceil(K/group)) f32 → y (T, N) f32.
-    Bounds: |Σ| ≤ 128·K < 2³¹ for int8 and K < 2²⁴. The sums are formed in float64 by matrix multiplication, which is exact
-    in any order because every partial sum is an integer below 2⁵³.
+    Bounds: |Σ| ≤ 128·K < 2³¹ for int8 and K < 2²⁴. The sums are formed by matrix multiplication in floating point, which is exact in
+    any order where every partial sum is an integer that the type holds: below 2²⁴ in float32, else in float64.
     """
+    k = q.shape[1] if group == 0 else group
+    kind = np.float32 if q.dtype == np.int8 and 128 * k < 1 << 24 else np.float64
     if group == 0:
-        acc = (q.astype(np.float64) @ trits.T.astype(np.float64)).astype(np.float32)
+        acc = (q.astype(kind) @ trits.T.astype(kind)).astype(np.float32)
         y: F32 = acc * (scale_x * np.float32(scale_w))[:, None]
         return y
     y = np.zeros((q.shape[0], trits.shape[0]), np.float32)
     for g, start in enumerate(range(0, q.shape[1], group)):
-        part = q[:, start : start + group].astype(np.float64) @ trits[:, start : start + group].T.astype(np.float64)
+        part = q[:, start : start + group].astype(kind) @ trits[:, start : start + group].T.astype(kind)
         y = y + part.astype(np.float32) * (scale_x[:, None] * scale_w[None, :, g])
     return y
 
