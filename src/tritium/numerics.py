@@ -120,8 +120,8 @@ def ternary_linear(q: NDArray[Any], scale_x: F32, trits: NDArray[np.int8], scale
     order of g in float32.
 
     Shapes: q (T, K) i8 or i16, scale_x (T,) f32, trits (N, K) i8, scale_w () or (N, ceil(K/group)) f32 → y (T, N) f32.
-    Bounds: |Σ| ≤ 128·K < 2³¹ for int8 and K < 2²⁴. The sums are formed by matrix multiplication in floating point, which is exact in
-    any order where every partial sum is an integer that the type holds: below 2²⁴ in float32, else in float64.
+    Bounds: |Σ| ≤ 128·K < 2³¹ for int8 and K < 2²⁴. The sums are formed by matrix multiplication in floating point, which is
+    exact in any order where every partial sum is an integer that the type holds: below 2²⁴ in float32, else in float64.
     """
     k = q.shape[1] if group == 0 else group
     kind = np.float32 if q.dtype == np.int8 and 128 * k < 1 << 24 else np.float64
