@@ -10,6 +10,7 @@ namespace tritium {
 constexpr int kLanes = 16;             // lanes of every f32 sum (profile tritium-canon-1)
 constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
+constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;

@@ -12,9 +12,6 @@ namespace tritium {
 
 namespace {
 
-// |acc| ≤ 128·K must stay below 2³¹.
-constexpr int64_t kMaxDepth = (int64_t{1} << 24) - 1;
-
 [[noreturn]] void fail(const StepSpec& step, const std::string& what) {
   throw std::invalid_argument(std::string("plan: ") + step.rule->name + ": " + what);
 }
@@ -91,7 +88,7 @@ void check_rmsnorm_quantize(const PlanSpec& plan, const StepSpec& step) {
 
 void check_linear(const PlanSpec& plan, const StepSpec& step) {
   const int64_t k = positive(step, 0, "k above 0"), n = positive(step, 1, "n above 0");
-  demand(k <= kMaxDepth, step, "k below 2^24, for which the sums fit 32 bits");
+  demand(k <= kMaxDepth, step, "k below 2^19, for which every kernel's sums fit 32 bits");
   demand(step.ints[2] == 0 && step.ints[3] == 8, step, "group 0 and act_bits 8");
   demand(step.ints[4] == 0 || step.ints[4] == 1, step, "accumulate 0 or 1");
   for_each_resident(plan, step, [&](const ResidentSpec& r) {

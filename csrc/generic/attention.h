@@ -2,6 +2,7 @@
 #pragma once
 
 #include "generic/exp.h"
+#include "generic/padding.h"
 #include "generic/sums.h"
 #include "kernel.h"
 
@@ -161,6 +162,7 @@ KERNEL_FUNCTION(attention_real) {
         default: attend_heads<4>(cache, q + h * dim, kv_len, y + h * dim); break;
       }
     }
+    if (g == n_kv_heads - 1) zero_padding(call.out[0].row<float>(r), n_heads * dim);
     work.macs += static_cast<uint64_t>(2 * group * dim * kv_len);
     work.bytes += static_cast<uint64_t>(4 * dim * kv_len);
   }

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "generic/padding.h"
 #include "kernel.h"
 
 namespace tritium {
@@ -55,6 +56,7 @@ KERNEL_FUNCTION(rope_apply) {
     for (int64_t h = 0; h < n_heads; ++h) {
       rotate(call.in[0].row<const float>(r) + h * d, call.out[0].row<float>(r) + h * d, cos, sin, d);
     }
+    zero_padding(call.out[0].row<float>(r), n_heads * d);
     const int32_t* blocks = call.batch.block_tables + call.batch.slots[r] * call.batch.table_width;
     const int64_t block = blocks[position / block_size], at = position % block_size;
     for (int64_t g = 0; g < n_kv_heads; ++g) {

@@ -16,7 +16,7 @@
 namespace tritium {
 namespace {
 
-// Σ code·a of the sixteen rows of a panel, minus Σ a: |acc| ≤ 128·K, which int32 holds for K < 2²⁴.
+// Σ code·a of the sixteen rows of a panel, minus Σ a. |Σ code·a| ≤ 256·K, which int32 holds for K < 2²³.
 void panel_product(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int32_t* acc) {
   int32_t total = 0;
   for (int r = 0; r < kPanelRows; ++r) acc[r] = 0;
