@@ -12,10 +12,13 @@ PROMPT ?= ROMEO:
 .DEFAULT_GOAL := build
 
 run: build
-	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 128
+	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 128 --temperature 0.8 --top-p 0.95 --seed 1
 
 test: build
 	$(PY) -X faulthandler -m pytest -q -n $(WORKERS)
+
+bench: build
+	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 384 --ignore-eos >/dev/null
 
 docs: build
 	$(PY) scripts/generate_docs.py

@@ -1,8 +1,7 @@
 """Tritium runs ternary ("1.58-bit") language models, with the same bits on every CPU.
 
->>> import tritium
->>> with tritium.load("demo") as model:
-...     print(model.generate("ROMEO:", max_tokens=64).text)
+    with tritium.load("demo") as model:
+        print(model.generate("ROMEO:", max_tokens=64).text)
 
 Importing the package imports nothing else: every public name is looked up when it is first used.
 """

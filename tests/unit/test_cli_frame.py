@@ -114,6 +114,21 @@ def test_help_lists_every_command_with_its_exit_codes(capsys: pytest.CaptureFixt
         assert meaning in text
 
 
+def test_every_command_has_json_verbose_and_short_help() -> None:
+    context = click.Context(cli.program)
+    for name in cli.program.list_commands(context):
+        command = cli.program.get_command(context, name)
+        assert command is not None
+        assert "--verbose" in options(command), name
+        for part in command.commands.values() if isinstance(command, click.Group) else [command]:
+            assert "--json" in options(part), f"{name} {part.name}"
+        assert cli._short_help(name).endswith("."), name
+
+
+def options(command: click.Command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     code = "import sys; from tritium.cli import invoke; sys.stdin.readline(); sys.exit(invoke(['--help']))"
     process = subprocess.Popen(
