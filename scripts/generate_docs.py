@@ -37,6 +37,12 @@ def cli_page() -> str:
         command = program.get_command(root, name)
         assert command is not None
         parts.append(f"## tritium {name}\n\n```text\n{_help_text(command, name, root)}\n```")
+        if isinstance(command, click.Group):
+            group = click.Context(command, info_name=name, parent=root)
+            parts += [
+                f"### tritium {name} {part}\n\n```text\n{_help_text(command.commands[part], part, group)}\n```"
+                for part in command.list_commands(group)
+            ]
     return "\n\n".join(parts) + "\n"
 
 

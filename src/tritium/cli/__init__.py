@@ -72,6 +72,13 @@ _verbose_option = click.Option(
 )
 
 
+def _add_verbose(command: click.Command) -> None:
+    if _verbose_option not in command.params:
+        command.params.append(_verbose_option)
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_verbose(part)
+
+
 class Commands(click.Group):
     """The commands of this folder."""
 
@@ -89,8 +96,7 @@ class Commands(click.Group):
         module = importlib.import_module(f"tritium.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         command.name = cmd_name
-        if _verbose_option not in command.params:
-            command.params.append(_verbose_option)
+        _add_verbose(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
