@@ -1,98 +1,97 @@
-"""Agreement with Hugging Face transformers in float32 on random ternary weights. Needs the ``crossval`` extra."""
+"""Agreement with Hugging Face transformers on the same ternary weights. Needs the ``crossval`` extra."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from forwarding import forward, token_sequences
+from forwarding import token_sequences
 from tiny_models import TINY, write_tiny
-from tritium import backends
-from tritium.executor import Executor
-from tritium.formats.gguf import GGUFFile, open_gguf
-from tritium.models import build_graph
-from tritium.plan import make_plan
-from tritium.types import ModelConfig
+from tritium.bench.crossval import Report, cross_validate, open_peer
+from tritium.bench.perplexity import Text, compare, cut_text, surprise
+from tritium.engine.model import load
+from tritium.formats.gguf import open_gguf
 
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-torch = pytest.importorskip("torch", reason="the crossval extra is not installed")
-transformers = pytest.importorskip("transformers", reason="the crossval extra is not installed")
+pytest.importorskip("torch", reason="the crossval extra is not installed")
+pytest.importorskip("transformers", reason="the crossval extra is not installed")
 
-NAMES = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_sub_norm": "self_attn.attn_sub_norm", "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_sub_norm": "mlp.ffn_sub_norm", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
+EVERY_VARIANT = "relu2_gqa_tied_chat"
+CASES = [(name, "offline") for name in TINY] + [
+    (EVERY_VARIANT, "online"),
+    (EVERY_VARIANT, "packed"),
+    ("llama_gqa_untied_wide_heads", "packed"),
+]
 
 
-def their_name(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{NAMES[parts[2]]}"
-    return NAMES[parts[0]]
+def validate(name: str, variant: str, tmp_path: Path, n: int = 64) -> Report:
+    path = write_tiny(tmp_path / "m.gguf", name)
+    with load(path, backend="reference") as model, open_gguf(path) as file:
+        ids = token_sequences(model.config.vocab_size, (n,))[0].tolist()
+        peer = open_peer("transformers", model.graph, file, variant=variant)
+        return cross_validate(model.logits(ids), model.graph, file, peer, ids)
 
 
-def their_model(config: ModelConfig, file: GGUFFile) -> Any:
-    """A float32 model of theirs with the file's weights, its linears replaced by their own ternary ones."""
-    sizes = {
-        "vocab_size": config.vocab_size, "hidden_size": config.d_model, "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads, "head_dim": config.head_dim,
-        "num_key_value_heads": config.n_kv_heads, "rms_norm_eps": config.norm_eps,
-        "max_position_embeddings": config.max_context, "tie_word_embeddings": config.tied_head,
-        "hidden_act": {"relu2": "relu2", "silu": "silu"}[config.activation],
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-    }  # fmt: skip
-    if config.sub_norms:
-        made = transformers.BitNetForCausalLM(transformers.BitNetConfig(**sizes))
-    else:
-        made = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    linear = transformers.integrations.bitnet.AutoBitLinear
-    for name, info in file.tensors.items():
-        target, weight = their_name(name), file.unpack(name)
-        if config.rope_style == "interleaved" and ("attn_q." in name or "attn_k." in name):
-            pairs = weight.reshape(-1, config.head_dim // 2, 2, config.d_model)
-            weight = np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).reshape(info.shape)
-        if info.layout == "i2_s":
-            _, scale = file.trits(name)
-            module = linear(info.shape[1], info.shape[0], bias=False)
-            module.weight.data = torch.tensor(weight / scale)
-            module.weight_scale.data = torch.tensor(scale)
-            made.set_submodule(target, module)
-        else:
-            made.get_submodule(target).weight.data = torch.tensor(weight)
-    made.tie_weights()
-    return made.float().eval()
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_logits_ops_and_layers_agree(name: str, variant: str, tmp_path: Path) -> None:
+    report = validate(name, variant, tmp_path)
+    logits, graph = report.logits, TINY[name]
+    print(f"{name} {variant}: cosine min {logits.cosine.min():.6f} median {np.median(logits.cosine):.8f}, "
+          f"ops {max(op.explained for op in report.ops):.1e}, layers {[layer.clean for layer in report.layers]}, "
+          f"tokens without a moved code {[layer.n_clean for layer in report.layers]}")  # fmt: skip
+    assert report.failures == ()
+    assert report.same_bits
+    assert logits.cosine.min() >= 0.999
+    per_layer = 16 if graph.sub_norms else 14
+    assert len(report.ops) == 3 + per_layer * graph.n_layers
+    assert len(report.layers) == graph.n_layers
+    assert max(op.explained for op in report.ops) <= 1e-5
+    # Only the float16 cache is visible in an op; all others agree by our own rules.
+    assert {op.op for op in report.ops if op.error > 1e-5} == {"rope_kv"}
+    clean = [layer.clean for layer in report.layers if layer.clean is not None]
+    assert clean
+    assert max(clean) <= 1e-5
+    n_codes = sum(count.n_codes for count in report.codes)
+    assert sum(count.injected.by_one for count in report.codes) <= 1e-4 * n_codes
+    assert sum(count.injected.by_more for count in report.codes) == 0
+    # With the peer's codes and its float32 cache nothing is left but the order of sums.
+    assert report.ladder[-1].name == "codes"
+    assert report.ladder[-1].cosine > 1 - 1e-9
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in TINY if TINY[name].architecture != "bitnet"] + ["silu_gqa_tied_head_dim_20"]
-)
-def test_logits_agree_with_transformers(name: str, tmp_path: Path) -> None:
-    with open_gguf(write_tiny(tmp_path / "m.gguf", name)) as file:
-        graph = build_graph(file.metadata, file.tensors)
-        plan = make_plan(graph, backends.find("reference"), max_outputs=512)
-        tokens = token_sequences(graph.config.vocab_size, (128,))
-        with Executor(plan, file, kv_blocks=4) as executor:
-            ours = forward(executor, tokens, None)[0].astype(np.float64)
-        with torch.no_grad():
-            theirs = (
-                their_model(graph.config, file)(torch.tensor(tokens[0][None].astype(np.int64)))
-                .logits[0]
-                .double()
-                .numpy()
-            )
-    cosine = (ours * theirs).sum(1) / np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
-    noise = np.abs(ours - theirs).max(axis=1)
-    ranked = np.sort(ours, axis=1)
-    margin = ranked[:, -1] - ranked[:, -2]
-    same = ours.argmax(1) == theirs.argmax(1)
-    print(f"{name}: cosine min {cosine.min():.6f} median {np.median(cosine):.8f}, max abs {noise.max():.4f} of "
-          f"{np.abs(ours).max():.1f}, top-1 equal {same.mean():.3f}")  # fmt: skip
-    assert cosine.min() >= 0.999
-    assert same[margin > 2 * noise].all()
+def test_bfloat16_is_told_apart_from_us(tmp_path: Path) -> None:
+    report = validate(EVERY_VARIANT, "packed-bf16", tmp_path)
+    assert report.rounding is not None
+    assert report.to_float32 is not None
+    # The peer is further from its own float32 than we are.
+    assert np.median(report.to_float32.cosine) > np.median(report.rounding.cosine)
+    # BitLinear quantizes in bfloat16, and moves codes of one and the same input.
+    assert sum(count.injected.by_one for count in report.codes) > 0.01 * sum(count.n_codes for count in report.codes)
+    # No verdict on ops and layers: only the logits may fail.
+    assert all(failure.startswith("cosine of the logits") for failure in report.failures)
+    assert report.ladder[-1].cosine > report.ladder[0].cosine
+
+
+def test_perplexity_of_the_embedded_model_is_theirs(tmp_path: Path) -> None:
+    text = (
+        "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\n"
+        "You are all resolved rather to die than to famish?\n\nAll:\nResolved. resolved.\n\nFirst Citizen:\n"
+        "First, you know Caius Marcius is chief enemy to the people.\n\nAll:\nWe know't, we know't.\n"
+    )
+    with load("demo", backend="reference") as model, open_gguf(model.path) as file:
+        peer = open_peer("transformers", model.graph, file)
+        cut = cut_text(model.tokenizer, text)
+        windows = compare(model, peer, cut, context=64, stride=32)
+        assert windows.delta.error is not None
+        print(f"perplexity ours {windows.a.perplexity.value:.5f}, theirs {windows.b.perplexity.value:.5f}, "
+              f"{windows.delta.value:+.2e} ± {windows.delta.error:.1e} nats, KL {windows.kl.value:.1e}, "
+              f"best token differs at {windows.flips} of {windows.a.n_tokens}")  # fmt: skip
+        assert abs(windows.delta.value) <= 4 * windows.delta.error
+        assert abs(windows.delta.value) < 0.005
+        assert windows.kl.value < 1e-3
+        whole = compare(model, peer, Text(cut.ids[:100], cut.n_bytes[:100]), context=100, stride=100)
+        # Their loss is the same mean, formed in float32.
+        assert peer.mean_nats(cut.ids[:100]) == pytest.approx(whole.b.nats.value, rel=1e-5)
+        targets = np.array(cut.ids[1:100], np.int32)
+        assert surprise(peer.logits(cut.ids[:99]), targets).mean() == pytest.approx(whole.b.nats.value, rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers.integrations import bitnet as quantized
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tritium.bench.crossval import Capture, Difference
@@ -28,6 +28,19 @@ VARIANTS: Mapping[str, str] = {
     "online-bf16": "as online, in bfloat16",
     "packed-bf16": "as packed, in bfloat16",
 }
+
+
+def _quantized_modules() -> Any:
+    """Their ternary modules, their functions uncompiled: the decorators load a compiler at import, for nothing here."""
+    compiling = torch.compile
+    torch.compile = lambda function: function
+    try:
+        return importlib.import_module("transformers.integrations.bitnet")
+    finally:
+        torch.compile = compiling
+
+
+quantized = _quantized_modules()
 
 _NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
