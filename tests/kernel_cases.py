@@ -1,0 +1,404 @@
+"""Calls of every op with what the numeric profile says must come out: swept shapes, adversarial inputs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium import numerics
+from tritium.layouts import LAYOUTS
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+U16 = NDArray[np.uint16]
+
+WIDTHS = (1, 2, 15, 16, 17, 31, 63, 64, 65, 100, 255, 256, 257, 640)
+BLOCK_WIDTHS = {"q8_0": (32, 64, 96, 256, 640), "q6_k": (256, 512, 768)}
+SEQUENCE = 600
+"""Positions of the sequences that attention reads: three splits, the last one short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A resident's bytes in a native layout."""
+
+    layout: str
+    rows: int
+    cols: int
+    data: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values as float16 bits before and after the call, in kernel.h's order."""
+
+    keys: U16
+    values: U16
+    keys_after: U16
+    values_after: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One call. ``inputs`` and ``expected`` are (rows, width); what stands behind ``width`` in a written row is ``padding``:
+
+    zeros up to the next 64 bytes, or "kept" if the kernel must not write there. ``initial`` is what the first output held.
+    """
+
+    label: str
+    t: int
+    attrs: Mapping[str, float]
+    inputs: tuple[NDArray[np.generic], ...]
+    expected: tuple[NDArray[np.generic], ...]
+    weights: tuple[Weight, ...] = ()
+    padding: tuple[str, ...] = ()
+    initial: F32 | None = None
+    in_place: bool = False
+    vocab: int = 16
+    tokens: I32 | None = None
+    positions: I32 | None = None
+    slots: I32 | None = None
+    tables: I32 = field(default_factory=lambda: np.zeros((1, 1), np.int32))
+    outputs: I32 | None = None
+    top_k: int = 0
+    cache: Cache | None = None
+    failure: tuple[str, int] | None = None
+    macs: int | None = None
+    nbytes: int | None = None
+
+
+def _rng(*label: object) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(repr(label).encode()))
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> F32:
+    return rng.standard_normal(shape, np.float32)
+
+
+def panels(trits: NDArray[np.int8], scale: float) -> Weight:
+    """Trits (rows, cols) as panels, written from the layout's description in kernel.h."""
+    rows, cols = trits.shape
+    n_panels, n_blocks = -(-rows // 16), -(-cols // 16)
+    codes = np.ones((16 * n_panels, 16 * n_blocks), np.uint8)
+    codes[:rows, :cols] = trits + 1
+    by_byte = codes.reshape(n_panels, 16, n_blocks, 4, 4).transpose(0, 2, 1, 4, 3)
+    packed = np.bitwise_or.reduce(by_byte << np.array([0, 2, 4, 6], np.uint8), axis=-1).reshape(-1)
+    scales = np.zeros(-(-4 * n_panels // 64) * 16, np.float32)
+    scales[:n_panels] = scale
+    return Weight("i2s", 16 * n_panels, cols, np.concatenate([packed, scales.view(np.uint8)]))
+
+
+def _f32(values: F32) -> Weight:
+    return Weight("f32", values.shape[0], values.shape[1], np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+
+LINEAR_KINDS: Mapping[
+    str, Callable[[np.random.Generator, int, int, int], tuple[NDArray[np.int8], NDArray[np.int8]]]
+] = {
+    "random": lambda g, t, k, n: (g.integers(-128, 128, (t, k), np.int8), g.integers(-1, 2, (n, k), np.int8)),
+    "all -128, all +1": lambda g, t, k, n: (np.full((t, k), -128, np.int8), np.ones((n, k), np.int8)),
+    "all -128, all -1": lambda g, t, k, n: (np.full((t, k), -128, np.int8), np.full((n, k), -1, np.int8)),
+    "all 127, all +1": lambda g, t, k, n: (np.full((t, k), 127, np.int8), np.ones((n, k), np.int8)),
+    "zeros": lambda g, t, k, n: (np.zeros((t, k), np.int8), g.integers(-1, 2, (n, k), np.int8)),
+}
+
+
+def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Every T with depths around the blocks, in turn each kind of operand and each number of rows."""
+    depths, rows = (1, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 272, 640, 1040), (1, 15, 16, 17, 33, 48)
+    for t in ts:
+        for i, k in enumerate(depths if t < 26 else (80, 272)):
+            kinds = tuple(LINEAR_KINDS) if k in (272, 1040) else (tuple(LINEAR_KINDS)[(i + t) % len(LINEAR_KINDS)],)
+            for kind in kinds:
+                n, accumulate = rows[(i + t) % len(rows)], (i + t) % 2
+                g = _rng("linear", t, k, n, kind)
+                q, trits = LINEAR_KINDS[kind](g, t, k, n)
+                scale_x, scale_w = g.random((t, 1), np.float32), g.random(1, np.float32)
+                weight = panels(trits, float(scale_w[0]))
+                y = np.zeros((t, weight.rows), np.float32)
+                y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scale_w[0])
+                initial = _normal(g, *y.shape) if accumulate else None
+                yield Case(
+                    f"T={t} K={k} N={n} {kind}{', accumulate' if accumulate else ''}",
+                    t,
+                    {"k": k, "n": n, "group": 0, "act_bits": 8, "accumulate": accumulate},
+                    (q, scale_x),
+                    (y if initial is None else initial + y,),
+                    (weight,),
+                    initial=initial,
+                    macs=t * k * n,
+                    nbytes=weight.rows // 16 * (-(-k // 16) * 64 + 4),
+                )
+
+
+def _activations(g: np.random.Generator, t: int, k: int) -> Iterator[tuple[str, F32]]:
+    x = _normal(g, t, k)
+    yield "normal", x
+    huge = x.copy()
+    huge[0, k // 2] = 3e38
+    yield "one huge", huge
+    yield "denormal", (g.integers(-5, 6, (t, k)) * np.float32(1e-42)).astype(np.float32)
+    yield "zeros", np.zeros((t, k), np.float32)
+    yield "halves", (g.integers(-254, 255, (t, k)) / np.float32(2)).astype(np.float32)
+
+
+def _broken(x: F32) -> Iterator[tuple[str, F32, int]]:
+    for name, value in (("NaN", np.nan), ("Inf", np.inf), ("-Inf", -np.inf)):
+        bad = x.copy()
+        bad[-1, -1] = value
+        yield name, bad, len(x) - 1
+
+
+def rmsnorm(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in WIDTHS):
+        g = _rng("rmsnorm", t, k)
+        gamma = _normal(g, 1, k)
+        for name, x in _activations(g, t, k):
+            if name != "one huge":  # its square is infinite
+                y = numerics.rmsnorm(x, gamma[0], 1e-5)
+                yield Case(f"T={t} K={k} {name}", t, {"k": k, "eps": 1e-5}, (x,), (y,), (_f32(gamma),), nbytes=4 * k)
+
+
+def quantize(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in WIDTHS):
+        g = _rng("quantize", t, k)
+        for name, x in _activations(g, t, k):
+            q, scale = numerics.quantize_activations(x)
+            yield _quantized(f"T={t} K={k} {name}", {"k": k, "act_bits": 8}, x, q, scale)
+        for name, bad, row in _broken(_normal(g, t, k)):
+            yield _refused(f"T={t} K={k} {name}", {"k": k, "act_bits": 8}, bad, row)
+
+
+def rmsnorm_quantize(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in WIDTHS):
+        g = _rng("rmsnorm_quantize", t, k)
+        gamma, attrs = _normal(g, 1, k), {"k": k, "act_bits": 8, "eps": 1e-5}
+        for name, x in _activations(g, t, k):
+            if name != "one huge":
+                q, scale = numerics.quantize_activations(numerics.rmsnorm(x, gamma[0], 1e-5))
+                yield _quantized(f"T={t} K={k} {name}", attrs, x, q, scale, (_f32(gamma),))
+        for name, bad, row in _broken(_normal(g, t, k)):
+            yield _refused(f"T={t} K={k} {name}", attrs, bad, row, (_f32(gamma),))
+
+
+def _quantized(
+    label: str, attrs: Mapping[str, float], x: F32, q: NDArray[np.generic], scale: F32, weights: tuple[Weight, ...] = ()
+) -> Case:
+    return Case(label, len(x), attrs, (x,), (q, scale[:, None]), weights, ("zero", "kept"))
+
+
+def _refused(label: str, attrs: Mapping[str, float], x: F32, row: int, weights: tuple[Weight, ...] = ()) -> Case:
+    shapes = (np.zeros(x.shape, np.int8), np.zeros((len(x), 1), np.float32))
+    return Case(label, len(x), attrs, (x,), shapes, weights, failure=("not_finite", row))
+
+
+def _gated(name: str, formula: Callable[[F32, F32], F32]) -> Callable[[str, Sequence[int]], Iterator[Case]]:
+    def cases(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+        edges = np.array([-0.0, 0.0, -87, -87.01, 88, 89, -200, 200, 1e-40, -1e-40], np.float32)
+        for t, k in ((t, k) for t in ts for k in WIDTHS):
+            g = _rng(name, t, k)
+            gate, up = _normal(g, t, k) * np.float32(30), _normal(g, t, k)
+            gate[0, : edges.size] = edges[:k]
+            yield Case(f"T={t} K={k}", t, {"k": k}, (gate, up), (formula(gate, up),))
+
+    return cases
+
+
+def output_rows(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in WIDTHS):
+        g = _rng("output_rows", t, k)
+        x = _normal(g, 2 * t + 1, k)
+        picked = np.sort(g.permutation(len(x))[:t]).astype(np.int32)
+        yield Case(f"T={t} K={k}", t, {"k": k}, (x,), (x[picked],), outputs=picked)
+
+
+def _table(g: np.random.Generator, layout: str, rows: int, cols: int) -> tuple[Weight, F32]:
+    values = _normal(g, rows, cols)
+    if layout == "f16":
+        values[0, :4] = np.array([6e-8, -3e-5, 65504, -0.0], np.float32)[:cols]
+    data = LAYOUTS[layout].pack(values)
+    return Weight(layout, rows, cols, data), LAYOUTS[layout].unpack(data, (rows, cols))
+
+
+def embedding(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in BLOCK_WIDTHS.get(layout, WIDTHS)):
+        g = _rng("embedding", layout, t, k)
+        weight, rows = _table(g, layout, 9, k)
+        tokens = g.integers(0, 9, t, np.int32)
+        tokens[-1] = 8
+        nbytes = t * (weight.data.size // 9)
+        attrs = {"k": k, "vocab": 9}
+        yield Case(f"T={t} K={k}", t, attrs, (), (rows[tokens],), (weight,), vocab=9, tokens=tokens, nbytes=nbytes)
+
+
+def logits_projection(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t, k in ((t, k) for t in ts for k in BLOCK_WIDTHS.get(layout, WIDTHS)):
+        for vocab in (1, 3, 16, 17, 37):
+            g = _rng("logits", layout, t, k, vocab)
+            weight, rows = _table(g, layout, vocab, k)
+            h = _normal(g, t, k)
+            yield Case(
+                f"T={t} K={k} V={vocab}",
+                t,
+                {"k": k, "vocab": vocab},
+                (h,),
+                (numerics.project_logits(h, rows),),
+                (weight,),
+                ("kept",),
+                vocab=vocab,
+                macs=t * k * vocab,
+                nbytes=weight.data.size,
+            )
+
+
+def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    kinds: Mapping[str, Callable[[F32], F32]] = {
+        "random": lambda x: x,
+        "ties": np.round,
+        "signed zeros": lambda x: np.where(x > 0, np.float32(0), np.float32(-0.0)),
+        "ascending": lambda x: np.sort(x, axis=1),
+        "descending": lambda x: -np.sort(x, axis=1),
+    }
+    for t, vocab in ((t, vocab) for t in ts for vocab in (1, 2, 16, 17, 100, 1500)):
+        for name, k in ((name, k) for name in kinds for k in (1, 2, 40, 1000) if k <= vocab):
+            logits = kinds[name](_normal(_rng("select", t, vocab, name), t, vocab)).astype(np.float32)
+            ids, values = numerics.top_k(logits, k)
+            yield Case(
+                f"T={t} V={vocab} k={k} {name}", t, {"vocab": vocab}, (logits,), (ids, values), vocab=vocab, top_k=k
+            )
+
+
+def _tables(g: np.random.Generator, n_blocks: int) -> I32:
+    """Blocks of two sequences, in no order."""
+    return g.permutation(2 * n_blocks).reshape(2, n_blocks).astype(np.int32)
+
+
+def rope_kv(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for t in ts:
+        for i, d in enumerate((2, 4, 16, 30, 32, 64, 100, 128, 256)):
+            for interleaved in (0, 1):
+                block = (16, 64, 256)[(i + t) % 3]
+                yield from _rope_cases(_rng("rope", t, d, interleaved), t, d, block, interleaved)
+
+
+def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved: int) -> Iterator[Case]:
+    heads, kv_heads = 6, 2
+    n_blocks = -(-(t + 40) // block)
+    context = n_blocks * block
+    cos, sin = numerics.rope_tables(context, d, 10000.0)
+    q, k, v = _normal(g, t, heads * d), _normal(g, t, kv_heads * d), _normal(g, t, kv_heads * d)
+    v[0, :2] = 6e-5, 65519.0
+    positions = g.permutation(context)[:t].astype(np.int32)
+    positions[-1] = context - 1 if context - 1 not in positions[:-1] else positions[-1]
+    slots, tables = g.integers(0, 2, t, np.int32), _tables(g, n_blocks)
+    style = "interleaved" if interleaved else "half"
+
+    def rotated(x: F32) -> F32:
+        return numerics.apply_rope(x.reshape(t, -1, d), cos[positions], sin[positions], style)
+
+    before = g.integers(0, 1 << 15, (2, 2 * n_blocks, kv_heads, d * block), np.uint16)
+    keys, values = before[0].reshape(-1, kv_heads, d, block), before[1].reshape(-1, kv_heads, block, d)
+    keys_after, values_after = keys.copy(), values.copy()
+    for row, (at, slot) in enumerate(zip(positions, slots, strict=True)):
+        keys_after[tables[slot, at // block], :, :, at % block] = numerics.to_f16(rotated(k))[row].view(np.uint16)
+        values_after[tables[slot, at // block], :, at % block] = numerics.to_f16(v.reshape(t, -1, d))[row].view(
+            np.uint16
+        )
+
+    def case(label: str, k: F32, v: F32, failure: tuple[str, int] | None = None) -> Case:
+        return Case(
+            f"T={t} d={d} block={block} {style} {label}",
+            t,
+            {"layer": 0, "n_heads": heads, "n_kv_heads": kv_heads, "head_dim": d, "interleaved": interleaved},
+            (q, k, v),
+            (rotated(q).reshape(t, -1),),
+            (_f32(cos), _f32(sin)),
+            in_place=label == "in place",
+            positions=positions,
+            slots=slots,
+            tables=tables,
+            cache=Cache(keys, values, keys_after, values_after),
+            failure=failure,
+        )
+
+    yield case("", k, v)
+    yield case("in place", k, v)
+    for value in (65520.0, -65520.0, np.nan, np.inf):
+        bad = v.copy()
+        bad[-1, -1] = value
+        yield case(f"value {value}", k, bad, ("kv_overflow", t - 1))
+    bad = k.copy()
+    bad[-1, :d] = 1e5
+    yield case("keys too large", bad, v, ("kv_overflow", t - 1))
+
+
+def attention(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    shapes = ((1, 1), (4, 4), (4, 2), (5, 1), (6, 2), (8, 1), (7, 1))
+    for t in ts:
+        for i, d in enumerate((2, 16, 30, 64, 100, 128, 256)):
+            heads, kv_heads = shapes[(i + t) % len(shapes)]
+            yield _attention_case(
+                _rng("attention", t, d, heads), t, d, heads, kv_heads, (16, 64, 128, 256)[(i + t) % 4]
+            )
+
+
+def _attention_case(g: np.random.Generator, t: int, d: int, heads: int, kv_heads: int, block: int) -> Case:
+    n_blocks = -(-SEQUENCE // block)
+    tables, slots = _tables(g, n_blocks), g.integers(0, 2, t, np.int32)
+    edges = np.array([0, 14, 15, 16, block - 1, block, 255, 256, 257, 511, 513, SEQUENCE - 1])
+    # Each place of the cache belongs to one token of the batch.
+    positions = g.permutation(np.unique(edges))[:t].astype(np.int32)
+    k, v = (
+        _normal(g, 2, SEQUENCE, kv_heads, d).astype(np.float16),
+        _normal(g, 2, SEQUENCE, kv_heads, d).astype(np.float16),
+    )
+    # What no token may read is NaN.
+    keys = np.full((2 * n_blocks, kv_heads, d, block), 0x7E55, np.uint16)
+    values = np.full((2 * n_blocks, kv_heads, block, d), 0x7E55, np.uint16)
+    for slot in range(2):
+        known = 1 + max((int(p) for p, s in zip(positions, slots, strict=True) if s == slot), default=-1)
+        for at in range(known):
+            keys[tables[slot, at // block], :, :, at % block] = k[slot, at].view(np.uint16)
+            values[tables[slot, at // block], :, at % block] = v[slot, at].view(np.uint16)
+    q = _normal(g, t, heads, d) * np.float32(2)
+    group = heads // kv_heads
+    y = np.empty_like(q)
+    for row, (at, slot) in enumerate(zip(positions, slots, strict=True)):
+        for h in range(kv_heads):
+            own = slice(h * group, (h + 1) * group)
+            y[row, own] = numerics.attend(q[row, own], k[slot, : at + 1, h], v[slot, : at + 1, h])
+    seen = int(positions.sum()) + t
+    return Case(
+        f"T={t} d={d} heads={heads}/{kv_heads} block={block}",
+        t,
+        {"layer": 0, "n_heads": heads, "n_kv_heads": kv_heads, "head_dim": d},
+        (q.reshape(t, -1),),
+        (y.reshape(t, -1),),
+        positions=positions,
+        slots=slots,
+        tables=tables,
+        cache=Cache(keys, values, keys, values),
+        macs=2 * heads * d * seen,
+        nbytes=4 * kv_heads * d * seen,
+    )
+
+
+CASES: Mapping[str, Callable[[str, Sequence[int]], Iterator[Case]]] = {
+    "embedding": embedding,
+    "rmsnorm": rmsnorm,
+    "quantize": quantize,
+    "rmsnorm_quantize": rmsnorm_quantize,
+    "linear": linear,
+    "rope_kv": rope_kv,
+    "attention": attention,
+    "relu2_mul": _gated("relu2_mul", numerics.relu2_mul),
+    "silu_mul": _gated("silu_mul", numerics.silu_mul),
+    "output_rows": output_rows,
+    "logits_projection": logits_projection,
+    "select": select,
+}
+"""op → cases of it for a resident layout and numbers of rows."""
