@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace tritium {
@@ -57,6 +61,44 @@ bool cpu_has_avx512vnni() {
 
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512vnni() { return false; }
+
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+
+namespace {
+
+// Bits of the kernel's interface, which headers older than the feature do not name.
+constexpr unsigned long kDotProduct = 1UL << 20;   // HWCAP_ASIMDDP
+constexpr unsigned long kMatrixProduct = 1UL << 13;  // HWCAP2_I8MM
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return (getauxval(AT_HWCAP) & kDotProduct) != 0; }
+bool cpu_has_neon_i8mm() { return cpu_has_neon_dot() && (getauxval(AT_HWCAP2) & kMatrixProduct) != 0; }
+bool cpu_has_neon() { return true; }
+
+#elif defined(__aarch64__) && defined(__APPLE__)
+
+namespace {
+
+bool feature(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return feature("hw.optional.arm.FEAT_DotProd"); }
+bool cpu_has_neon_i8mm() { return cpu_has_neon_dot() && feature("hw.optional.arm.FEAT_I8MM"); }
+bool cpu_has_neon() { return true; }
+
+#else
+
+bool cpu_has_neon_dot() { return false; }
+bool cpu_has_neon_i8mm() { return false; }
+bool cpu_has_neon() { return false; }
 
 #endif
 

@@ -5,6 +5,9 @@ namespace tritium {
 
 bool cpu_has_avx512vnni();
 bool cpu_has_avx2();
+bool cpu_has_neon_i8mm();
+bool cpu_has_neon_dot();
+bool cpu_has_neon();
 bool cpu_has_baseline();
 
 }  // namespace tritium

@@ -1,0 +1,30 @@
+// NEON with the dot product of armv8.2-a: sdot for the integer products, four registers for sixteen lanes.
+#include "generic/lanes_neon.h"
+
+#define TRITIUM_ROW_neondot 1
+#include "generic/kernel_names.h"
+
+#include "generic/attention.h"
+#include "generic/dot_neon.h"
+#include "generic/embedding.h"
+#include "generic/glu.h"
+#include "generic/logits.h"
+#include "generic/norm.h"
+#include "generic/rope.h"
+#include "generic/select.h"
+
+namespace tritium {
+namespace {
+
+// Four tokens take 20 of the 32 registers, codes and packed bytes 8.
+constexpr Tile kTiles[] = {dot_tile<1>, dot_tile<2>, dot_tile<3>, dot_tile<4>};
+
+// One token: panels are read once.
+KERNEL_FUNCTION(i2s_gemv) { multiply(call, begin, end, kTiles, 1, work); }
+// Several tokens: see multiply.
+KERNEL_FUNCTION(i2s_gemm) { multiply(call, begin, end, kTiles, 4, work); }
+
+}  // namespace
+}  // namespace tritium
+
+#include "generic/kernel_table.h"
