@@ -291,7 +291,9 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
     context = n_blocks * block
     cos, sin = numerics.rope_tables(context, d, 10000.0)
     q, k, v = _normal(g, t, heads * d), _normal(g, t, kv_heads * d), _normal(g, t, kv_heads * d)
-    v[0, :2] = 6e-5, 65519.0
+    # Ties of normal and denormal float16, the greatest value that still rounds down, a sum that carries into the exponent.
+    edges = (1 + 2**-11, 1 + 3 * 2**-11, 65519.0, 2**-25, 3 * 2**-25, -(2**-24), 6e-5, 2047.5 / 2048, -0.0)
+    v[0, : len(edges)] = np.array(edges, np.float32)[: v.shape[1]]
     positions = g.permutation(context)[:t].astype(np.int32)
     positions[-1] = context - 1 if context - 1 not in positions[:-1] else positions[-1]
     slots, tables = g.integers(0, 2, t, np.int32), _tables(g, n_blocks)

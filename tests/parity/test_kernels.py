@@ -212,6 +212,13 @@ def test_every_usable_instruction_set_covers_the_whole_table() -> None:
     assert {row[1] for row in named} <= set(CASES)
 
 
+def test_no_instruction_set_fails_its_self_test() -> None:
+    """A kernel that the self-test refuses is not among those that the tests above enumerate."""
+    status = dict(_native.isa_status())
+    assert set(status.values()) <= {"ok", "not compiled", "cpu lacks it"}, status
+    assert status["scalar"] == "ok"
+
+
 def objects() -> Iterator[Path]:
     for path in sorted((ROOT / "build").glob("**/csrc/isa/*.cpp.o")):
         if (ROOT / "csrc" / "isa" / path.stem).is_file():
