@@ -40,9 +40,13 @@ template <int J, int T>
 [[gnu::always_inline]] inline void add_dots(Dots<T>& s, int8x16_t r0, int8x16_t r4, int8x16_t r8, int8x16_t r12) {
   if constexpr (T == 1) {
     s.r0 = vdotq_laneq_s32(s.r0, r0, s.a, J);
+    settle(s.r0);
     s.r4 = vdotq_laneq_s32(s.r4, r4, s.a, J);
+    settle(s.r4);
     s.r8 = vdotq_laneq_s32(s.r8, r8, s.a, J);
+    settle(s.r8);
     s.r12 = vdotq_laneq_s32(s.r12, r12, s.a, J);
+    settle(s.r12);
   } else {
     add_dots<J>(s.left, r0, r4, r8, r12);
     add_dots<J>(s.right, r0, r4, r8, r12);

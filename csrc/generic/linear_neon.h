@@ -11,9 +11,17 @@ namespace {
 // Four rows of one token, with rows ascending over four such vectors: Σ code·a over the panel's blocks, written to sums[4·token + i].
 using Tile = void (*)(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32x4_t* sums);
 
+// Pins a value to its register here. Without it gcc forms the codes of all places before it uses them, and stores sums on every pass
+// because the registers do not hold both.
+template <class Vector>
+[[gnu::always_inline]] inline void settle(Vector& x) {
+  asm volatile("" : "+w"(x));
+}
+
 // The codes at bits 2·J of sixteen bytes: four rows, four k.
 template <int J>
 [[gnu::always_inline]] inline int8x16_t codes_of(uint8x16_t packed) {
+  settle(packed);
   if constexpr (J == 0) return vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(3)));
   if constexpr (J == 3) return vreinterpretq_s8_u8(vshrq_n_u8(packed, 6));
   if constexpr (J == 1 || J == 2) return vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(packed, 2 * J), vdupq_n_u8(3)));

@@ -55,13 +55,21 @@ template <int J, int T>
   if constexpr (T == 1) {
     const int8x16_t a = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(s.a), J));
     s.r0 = vmlal_s8(s.r0, vget_low_s8(r0), vget_low_s8(a));
+    settle(s.r0);
     s.r2 = vmlal_high_s8(s.r2, r0, a);
+    settle(s.r2);
     s.r4 = vmlal_s8(s.r4, vget_low_s8(r4), vget_low_s8(a));
+    settle(s.r4);
     s.r6 = vmlal_high_s8(s.r6, r4, a);
+    settle(s.r6);
     s.r8 = vmlal_s8(s.r8, vget_low_s8(r8), vget_low_s8(a));
+    settle(s.r8);
     s.r10 = vmlal_high_s8(s.r10, r8, a);
+    settle(s.r10);
     s.r12 = vmlal_s8(s.r12, vget_low_s8(r12), vget_low_s8(a));
+    settle(s.r12);
     s.r14 = vmlal_high_s8(s.r14, r12, a);
+    settle(s.r14);
   } else {
     add_products<J>(s.left, r0, r4, r8, r12);
     add_products<J>(s.right, r0, r4, r8, r12);

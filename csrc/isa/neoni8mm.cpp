@@ -60,13 +60,21 @@ template <int P>
 [[gnu::always_inline]] inline void add_squares(Squares<P>& s, const Rows4& r0, const Rows4& r4, const Rows4& r8, const Rows4& r12) {
   if constexpr (P == 1) {
     s.r0 = vmmlaq_s32(s.r0, r0.low, s.a);
+    settle(s.r0);
     s.r2 = vmmlaq_s32(s.r2, r0.high, s.a);
+    settle(s.r2);
     s.r4 = vmmlaq_s32(s.r4, r4.low, s.a);
+    settle(s.r4);
     s.r6 = vmmlaq_s32(s.r6, r4.high, s.a);
+    settle(s.r6);
     s.r8 = vmmlaq_s32(s.r8, r8.low, s.a);
+    settle(s.r8);
     s.r10 = vmmlaq_s32(s.r10, r8.high, s.a);
+    settle(s.r10);
     s.r12 = vmmlaq_s32(s.r12, r12.low, s.a);
+    settle(s.r12);
     s.r14 = vmmlaq_s32(s.r14, r12.high, s.a);
+    settle(s.r14);
   } else {
     add_squares(s.left, r0, r4, r8, r12);
     add_squares(s.right, r0, r4, r8, r12);
