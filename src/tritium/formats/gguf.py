@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -163,6 +163,21 @@ class GGUFFile:
         info = self.tensor(name)
         return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
 
+    def pieces(self, name: str, step: int, stop: int) -> Iterator[Bytes]:
+        """The first ``stop`` bytes of a tensor, ``step`` at a time: a large file is read in little memory.
+
+        A piece's pages are given back when the next piece is asked for; reading them again brings them back from the file.
+        """
+        data, first = self.data(name), self.tensor(name).offset
+        for start in range(0, stop, step):
+            end = min(start + step, stop)
+            yield data[start:end]
+            self._forget(first + start, first + end)
+
+    def _forget(self, start: int, stop: int) -> None:
+        start = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
     def check(self, name: str) -> None:
         """Read a tensor through once: FormatError, with path, tensor and byte, for code 3 or a NaN or Inf."""
         info = self.tensor(name)
@@ -186,6 +201,7 @@ class GGUFFile:
         with memoryview(self._map) as view:
             for start in range(0, len(view), 1 << 24):
                 digest.update(view[start : start + (1 << 24)])
+                self._forget(start, min(start + (1 << 24), len(view)))
         return digest.hexdigest()
 
     def _where(self, name: str) -> str:
