@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,17 @@ from tritium.cli import json_option, print_json
 
 if TYPE_CHECKING:
     from tritium.formats.gguf import GGUFFile
+    from tritium.formats.sanity import Finding, Report
+
+SHOWN_TENSORS = 8
+
+
+def _print_policy(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from tritium.formats.sanity_policy import BUILT_IN
+
+        click.echo(BUILT_IN.read_text(encoding="utf-8"), nl=False)
+        context.exit()
 
 
 @click.command(short_help=__doc__)
@@ -18,21 +30,137 @@ if TYPE_CHECKING:
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor; the JSON document always does.")
 @click.option("--check", "check_tensors", is_flag=True, help="Read every tensor and refuse what cannot be a weight.")
 @click.option("--i2s-layout", default="128", show_default=True, help="Block order of I2_S: 128, 64 or 4row.")
+@click.option(
+    "--gate",
+    type=click.Choice(["auto", "none", "policy"]),
+    default="none",
+    show_default=True,
+    help="Judge every tensor: by the built-in rules for the architecture and file type, not at all, or by --policy.",
+)
+@click.option("--policy", "policy_path", metavar="FILE", help="With --gate policy: a TOML file of rules.")
+@click.option("--strict", is_flag=True, help="With --gate: exit 5 on ATTENTION too, not only on FAIL.")
+@click.option(
+    "--print-policy", is_flag=True, is_eager=True, expose_value=False, callback=_print_policy,
+    help="Print the built-in rules, to copy and edit, and exit.",
+)  # fmt: skip
 @json_option
-def command(model: str, list_tensors: bool, check_tensors: bool, i2s_layout: str, as_json: bool) -> None:
-    """Show what MODEL holds, a GGUF file or "demo". Its header is verified whole; weights are read with --check only."""
+def command(
+    model: str,
+    list_tensors: bool,
+    check_tensors: bool,
+    i2s_layout: str,
+    gate: str,
+    policy_path: str | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Show what MODEL holds, a GGUF file or "demo". Its header is verified whole.
+
+    Weights are read with --check, which stops at the first that cannot be one, and with --gate, which measures all of
+    them and never corrects any. A verdict is PASS, ATTENTION (outside a range: unlikely, but it runs), FAIL (it cannot
+    be a model) or N-A (does not apply).
+    """
     from tritium.engine.model import resolve_model
     from tritium.formats.gguf import open_gguf
 
+    if (gate == "policy") != (policy_path is not None):
+        raise click.UsageError("--gate policy and --policy FILE go together.")
+    if strict and gate == "none":
+        raise click.UsageError("--strict goes with --gate auto or --gate policy.")
+    report = None
     with open_gguf(resolve_model(model), i2s_layout=i2s_layout) as file:
         if check_tensors:
             for name in file.tensors:
                 file.check(name)
+        if gate != "none":
+            from tritium.formats.sanity import inspect_sanity
+            from tritium.formats.sanity_policy import BUILT_IN, read_policy
+
+            report = inspect_sanity(file, read_policy(policy_path or BUILT_IN))
         facts = describe(file)
     if as_json:
-        print_json(facts)
-        return
-    click.echo("\n".join(_lines(facts, list_tensors)))
+        print_json(facts if report is None else facts | {"gate": gate_facts(report, gate, strict)})
+    else:
+        click.echo("\n".join(_lines(facts, list_tensors)))
+        if report is not None:
+            _print_report(report)
+    if report is not None:
+        _refuse(report, facts["path"], strict)
+
+
+def _refuse(report: Report, path: str, strict: bool) -> None:
+    from tritium.errors import NumericsError
+
+    n_fail, n_attention = report.count("FAIL"), report.count("ATTENTION")
+    if n_fail or (strict and n_attention):
+        raise NumericsError("model sanity", where=path, expected="every check to PASS" if strict else "no check to FAIL",
+                            got=f"{n_fail} FAIL and {n_attention} ATTENTION")  # fmt: skip
+
+
+def gate_facts(report: Report, gate: str, strict: bool) -> dict[str, Any]:
+    """The judgement of a file as JSON values."""
+    return {
+        "gate": gate,
+        "policy": report.policy.source,
+        "policy_sha256": report.policy.sha256,
+        "set": report.rules.name,
+        "strict": strict,
+        "verdict": report.verdict,
+        "findings": [_finding_facts(finding) for finding in report.findings],
+        "measurements": [asdict(measurement) for measurement in report.measurements],
+    }
+
+
+def _finding_facts(finding: Finding) -> dict[str, Any]:
+    facts = asdict(finding)
+    if finding.bound is not None:
+        facts["bound"] = {"min": finding.bound.min, "max": finding.bound.max}
+    facts["outside"] = [{"tensor": name, "low": low, "high": high} for name, (low, high) in finding.outside]
+    return facts
+
+
+def _print_report(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tritium import env
+
+    colors = {"PASS": "green", "ATTENTION": "yellow", "FAIL": "bold red", "N-A": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("role", "check", "tensors", "value", "bound", "verdict"):
+        table.add_column(
+            column, justify="right" if column == "tensors" else "left", header_style="dim", overflow="fold"
+        )
+    details = []
+    for finding in report.findings:
+        value = finding.note if finding.low is None else _range(finding.low, finding.high)
+        bound = "" if finding.bound is None else _range(finding.bound.min, finding.bound.max)
+        row = (finding.role, finding.check or "", str(finding.n_tensors), value, bound)
+        table.add_row(*row, finding.verdict, style=None if finding.verdict == "PASS" else colors[finding.verdict])
+        if finding.outside:
+            details.append(_detail(finding, bound))
+    # A width of its own: a pipe has none, and the table is made for this one.
+    console = Console(width=110, highlight=False, markup=False, no_color=env.no_color())
+    console.print()
+    console.print(table)
+    for text in details:
+        console.print(text, soft_wrap=True)
+    source = "the built-in policy" if report.policy.source == "built-in" else report.policy.source
+    text = f"sanity: {report.verdict}, by the rules “{report.rules.name}” of {source}"
+    console.print(text, style=colors[report.verdict], soft_wrap=True)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return f"≤ {high:g}" if low is None else f"≥ {low:g}"
+    return f"{low:.4g}" if low == high else f"{low:.4g} … {high:.4g}"
+
+
+def _detail(finding: Finding, bound: str) -> str:
+    shown = [f"{name} {_range(low, high)}" for name, (low, high) in finding.outside[:SHOWN_TENSORS]]
+    more = len(finding.outside) - len(shown)
+    text = f"{finding.verdict}: {finding.check} ({bound}): {', '.join(shown)}" + (f" and {more} more" if more else "")
+    return text + (f". {finding.note[0].upper()}{finding.note[1:]}." if finding.note else "")
 
 
 def describe(file: GGUFFile) -> dict[str, Any]:
