@@ -8,11 +8,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import native_builds
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The same examples on every run and every machine: a red test must stay red when it is run again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--native", type=Path, help="test this build of the native module instead of the installed one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    native = config.getoption("--native")
+    if native is not None:
+        native_builds.use(native)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,125 @@
+"""The matrix of the promise: what may run a model and how its work may be cut, and one row of it.
+
+As a program it reads a list of rows from its input, runs each and prints its hash, on the native module that its argument names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from covering import Row, all_rows, covering_rows
+
+INSTRUCTION_SETS = ("reference", "avx512vnni", "avx2", "scalar")
+THREADS = (1, 2, 3, 5)
+CHUNKS = (1, 7, 64, None)
+BATCHES = (1, 3, 8)
+
+
+class Lengths(NamedTuple):
+    """Lengths of a model's sequences, and how many tokens each begins with that the first one begins with as well."""
+
+    total: tuple[int, ...]
+    shared: tuple[int, ...]
+
+
+# Across a split of the attention sum, cache blocks shared whole and in part, single tokens.
+SMALL = Lengths((270, 150, 70, 33, 9, 7, 2, 1), (270, 130, 64, 20, 0, 7, 1, 0))
+LARGE = Lengths((68, 67, 66, 5, 4, 3, 2, 1), (68, 65, 64, 3, 0, 2, 1, 0))
+N_GENERATED = 3
+
+
+def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
+    """All combinations; the reference has neither threads nor a compiler."""
+    factors = {
+        "model": models, "isa": isas, "compiler": compilers, "threads": THREADS, "chunk": CHUNKS, "batch": BATCHES,
+        "reuse": (False, True),
+    }  # fmt: skip
+    once = (THREADS[0], compilers[0])
+    return all_rows(factors, lambda row: row["isa"] != "reference" or (row["threads"], row["compiler"]) == once)
+
+
+def pairwise(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
+    """Rows that try every pair of levels."""
+    return covering_rows(rows(models, isas, compilers))
+
+
+def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
+    """Run a row; ``seed`` is that of its random mix.
+
+    (hash of all logits and of what the engine generates, positions that were not forwarded because the cache held them).
+    """
+    # Not above: the environment and the native module must be chosen first.
+    from forwarding import Mix, blocks_of, related_sequences, sha256
+    from tritium import backends
+    from tritium.backends.cpu import build_info
+    from tritium.executor import Executor
+    from tritium.formats.gguf import open_gguf
+    from tritium.models import build_graph
+    from tritium.plan import make_plan
+
+    assert build_info()[0].split()[0] == row["compiler"], build_info()
+    is_reference = row["isa"] == "reference"
+    how: dict[str, Any] = {"chunk": row["chunk"], "reuse": row["reuse"]}
+    batch, threads = int(str(row["batch"])), int(str(row["threads"]))
+    if not is_reference:
+        os.environ["TRITIUM_ISA"] = str(row["isa"])
+    with open_gguf(path) as file:
+        graph = build_graph(file.metadata, file.tensors)
+        plan = make_plan(
+            graph, backends.find("reference" if is_reference else "cpu"), max_tokens=300, max_outputs=300, max_context=320
+        )  # fmt: skip
+        sequences = related_sequences(graph.config.vocab_size, lengths.total, lengths.shared)
+        with Executor(plan, file, n_threads=threads, kv_blocks=blocks_of(sequences) + len(sequences)) as executor:
+            mix = Mix(executor, sequences, batch=batch, seed=seed, **how)
+            logits = sha256(mix.run())
+            text, n_cached = generate(executor, file, [s.tolist() for s in sequences[1:]], batch, how)
+            if not is_reference:
+                used = {count.kernel.rsplit("_", 1)[1] for count in executor.trace().counts}
+                assert used == {row["isa"]}, used
+    return hashlib.sha256(f"{logits} {text}".encode()).hexdigest(), mix.n_reused + n_cached
+
+
+def generate(executor: Any, file: Any, prompts: list[list[int]], batch: int, how: dict[str, Any]) -> tuple[str, int]:
+    """What the engine generates from the first prompt, then from the others, ``batch`` of them at a time.
+
+    With it, how many positions of the prompts it found in its cache.
+    """
+    from tritium.engine.generate import Engine
+    from tritium.engine.sampling import SamplingParams
+    from tritium.engine.tokenizer import Tokenizer
+
+    engine = Engine(executor, Tokenizer.from_gguf(file), max_context=executor.plan.max_context, **how)
+    facts, n_cached = [], 0
+    numbered = list(enumerate(prompts))
+    for group in [numbered[:1], *(numbered[i : i + batch] for i in range(1, len(prompts), batch))]:
+        generations = [
+            generation
+            for i, prompt in group
+            for generation in engine.submit(
+                [prompt], SamplingParams(max_tokens=N_GENERATED, temperature=0.9, top_k=40, seed=i, ignore_eos=True),
+                measure=True,
+            )
+        ]  # fmt: skip
+        for result in engine.run(generations):
+            facts.append((result.token_ids, result.logits_sha256))
+            n_cached += result.n_cached
+    return repr(facts), n_cached
+
+
+def main() -> None:
+    """Run the rows that stand in the input as JSON: [[path, row, lengths, seed], …]."""
+    import native_builds
+
+    if len(sys.argv) > 1:
+        native_builds.use(Path(sys.argv[1]))
+    for path, row, lengths, seed in json.load(sys.stdin):
+        print(json.dumps(run(Path(path), row, Lengths(*lengths), seed)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
