@@ -18,18 +18,13 @@ constexpr int64_t kLeastScratchFloats = 1 << 18;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-struct Range {
-  int64_t begin, end;
-};
-
-// Worker w's contiguous share of n units, cut at multiples of `align`; the first workers get the remainder.
-Range share(int64_t n, int64_t align, int worker, int n_workers) {
-  const int64_t groups = (n + align - 1) / align;
-  const auto cut = [&](int64_t w) { return std::min(n, (groups * w + n_workers - 1) / n_workers * align); };
-  return {cut(worker), cut(worker + 1)};
-}
-
 uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout == "i2s" ? 4 : 2; }
+
+// The same failure, however the rows were divided.
+Failure earlier(const Failure& a, const Failure& b) {
+  if (a.error == Error::none || b.error == Error::none) return a.error == Error::none ? b : a;
+  return std::pair(b.step, b.row) < std::pair(a.step, a.row) ? b : a;
+}
 
 std::string at_step(size_t step, const StepSpec& spec) { return "step " + std::to_string(step) + " (" + spec.rule->name + "): "; }
 
@@ -42,7 +37,7 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   }
   pool_ = std::make_unique<ThreadPool>(n_threads);
   mutex_ = std::make_unique<std::mutex>();
-  arena_ = Pages(plan_.arena_bytes);
+  arena_ = Pages(plan_.arena_bytes, PageSize::huge);
   const __int128 half = static_cast<__int128>(kv_blocks) * plan_.n_kv_heads * plan_.head_dim * plan_.kv_block;
   const __int128 cache_bytes = half * 4 * plan_.n_kv_layers;
   if (cache_bytes > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
@@ -52,7 +47,7 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   prepare();
   scratch_ = Pages(static_cast<uint64_t>(scratch_floats_ * n_threads) * sizeof(float));
   candidates_ = Pages(has_select_ ? static_cast<uint64_t>(plan_.max_outputs * round_up(max_top_k_, 16)) * 8 : 0);
-  workers_.resize(static_cast<size_t>(n_threads));
+  workers_ = std::vector<Worker>(static_cast<size_t>(n_threads));
   for (Worker& w : workers_) w.tallies.resize(counters_.size());
 }
 
@@ -124,9 +119,8 @@ Operand Executor::operand(const OperandSpec& spec) const {
   return {arena_.data() + b.offset + spec.column * dtype_bytes(b.dtype), b.width};
 }
 
-// A chain of row steps of one domain gives each worker the same rows, so a worker may run ahead of the others, provided that
-// nothing it writes lies where another worker still reads or writes: two buffers of a chain may share arena only if one is not
-// written.
+// A chain of row steps of one domain can be one loop over rows, provided that what a step writes of one row lies nowhere where the
+// chain reads or writes another: two of its buffers may share arena only if neither is written.
 bool Executor::can_follow_freely(size_t first, size_t step) const {
   const StepSpec& now = plan_.steps[step];
   if (step == 0 || now.rule->units != Units::rows || plan_.steps[first].rule->units != Units::rows) return false;
@@ -148,7 +142,7 @@ bool Executor::can_follow_freely(size_t first, size_t step) const {
     if (before.domain != now.domain) return false;
     if (any(now.outputs, before.inputs) || any(now.outputs, before.outputs) || any(now.inputs, before.outputs)) return false;
   }
-  // output_rows gathers rows that other workers wrote; its input's domain differs from every step's before it.
+  // output_rows gathers rows: those of its input, which is of the other domain, must be there.
   return std::all_of(now.inputs.begin(), now.inputs.end(),
                      [&](const OperandSpec& o) { return plan_.buffers[o.buffer].domain == now.domain; });
 }
@@ -166,56 +160,51 @@ Failure Executor::step(const StepRequest& request) {
   request_ = &request;
   batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
             request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k)};
-  next_unit_.store(0, std::memory_order_relaxed);
   failed_.store(false, std::memory_order_relaxed);
-  stop_ = false;
   for (Worker& w : workers_) w.failure = {};
-  pool_->run([](void* self, int worker) { static_cast<Executor*>(self)->walk(worker); }, this);
+  walk();
   Failure first;
-  for (const Worker& w : workers_) {
-    if (w.failure.error == Error::none) continue;
-    if (first.error == Error::none || std::pair(w.failure.step, w.failure.row) < std::pair(first.step, first.row)) {
-      first = w.failure;
-    }
-  }
+  for (const Worker& w : workers_) first = earlier(first, w.failure);
   totals_.n_steps += 1;
   totals_.n_tokens += request.tokens.size();
   totals_.wall_ns += now_ns() - start;
   return first;
 }
 
-void Executor::walk(int worker) {
+void Executor::walk() {
   const FloatEnvironment environment;
-  Worker& me = workers_[static_cast<size_t>(worker)];
-  const auto meet = [&] {
-    pool_->barrier(worker, [&] {
-      next_unit_.store(0, std::memory_order_relaxed);
-      stop_ = failed_.load(std::memory_order_relaxed);
-    });
-    return !stop_;
+  uint64_t mark = now_ns();
+  const auto charge = [&](size_t step) {
+    const uint64_t now = now_ns();
+    counters_[prepared_[step].first_counter + choose(step)].ns += now - mark;
+    mark = now;
   };
-  bool apart = false, ran = false;
-  uint64_t mark = 0;
-  StepCounter* timed = nullptr;
-  for (size_t i = 0; i < prepared_.size(); ++i) {
-    // A step that is left out hands the barrier it needed on to the next.
-    apart |= !prepared_[i].follows_freely;
-    if (skipped(plan_.steps[i], prepared_[i])) continue;
-    if (ran && apart && !meet()) break;
-    apart = false;
-    ran = true;
-    if (worker == 0) {
-      const uint64_t now = now_ns();
-      if (timed != nullptr) timed->ns += now - mark;
-      mark = now;
-      timed = &counters_[prepared_[i].first_counter + choose(i)];
-      timed->calls += 1;
-    }
-    if (me.failure.error == Error::none) execute(i, worker);
+  for (size_t i = 0; i < prepared_.size() && !failed_.load(std::memory_order_relaxed);) {
+    i = gather(i);
+    if (together_.empty()) continue;
+    const size_t last = together_.back();
+    for (size_t step : together_) counters_[prepared_[step].first_counter + choose(step)].calls += 1;
+    const StepSpec& first = plan_.steps[together_[0]];
+    pool_->run(divide(first, rows(first)), [&](int worker, int64_t begin, int64_t end) {
+      for (size_t step : together_) {
+        if (!execute(step, worker, begin, end)) return;
+        if (worker == 0 && step != last) charge(step);
+      }
+    });
+    charge(last);
   }
-  const bool good = meet();
-  if (worker == 0 && timed != nullptr) timed->ns += now_ns() - mark;
-  if (good) copy_results(worker);
+  if (!failed_.load(std::memory_order_relaxed)) copy_results();
+}
+
+// Collects the steps from `first` on that run together, and returns the one behind them.
+size_t Executor::gather(size_t first) {
+  together_.clear();
+  size_t i = first;
+  do {
+    if (!skipped(plan_.steps[i], prepared_[i])) together_.push_back(i);
+    ++i;
+  } while (i < prepared_.size() && prepared_[i].follows_freely);
+  return i;
 }
 
 bool Executor::skipped(const StepSpec& step, const Prepared& prepared) const {
@@ -236,29 +225,34 @@ size_t Executor::choose(size_t step) const {
   return spec.choices.size() - 1;  // the plan covers every T
 }
 
-Executor::Division Executor::divide(const StepSpec& spec, int64_t t) const {
+Division Executor::divide(const StepSpec& spec, int64_t t) const {
   const int64_t n_workers = pool_->size();
+  const auto streamed = [&](int64_t n) {
+    const int64_t align = n >= 16 * n_workers ? 4 : 1;
+    return Division{n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};
+  };
   switch (spec.rule->units) {
     case Units::rows:
-      return {t, 1, 0};
+      // Below two rows the others' help costs more than it saves.
+      return {t, std::max(t / (n_workers * 4), int64_t{2})};
     case Units::vocab_groups:
-      return {(plan_.vocab_size + kPanelRows - 1) / kPanelRows, 1, 0};
+      return streamed((plan_.vocab_size + kPanelRows - 1) / kPanelRows);
     case Units::panels: {
       const int64_t n = (spec.ints[1] + kPanelRows - 1) / kPanelRows;
-      const int64_t chunk = std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16});
-      return t == 1 ? Division{n, n >= 16 * n_workers ? 4 : 1, 0} : Division{n, 1, chunk};
+      if (t == 1) return streamed(n);
+      return {n, std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16})};
     }
     case Units::row_heads: {
       const int64_t heads = plan_.n_kv_heads;
       // Whole rows together let a kernel use a block of keys for all of them.
       const int64_t rows_together = std::clamp(t / (n_workers * 4), int64_t{1}, int64_t{16});
-      return {t * heads, 1, t >= 4 * n_workers ? rows_together * heads : 1};
+      return {t * heads, t >= 4 * n_workers ? rows_together * heads : 1};
     }
   }
   __builtin_unreachable();
 }
 
-void Executor::execute(size_t step, int worker) {
+bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   const StepSpec& spec = plan_.steps[step];
   const Prepared& prepared = prepared_[step];
   const size_t choice = choose(step);
@@ -271,45 +265,34 @@ void Executor::execute(size_t step, int worker) {
     call.out[0] = {candidate_ids(), candidate_stride()};
     call.out[1] = {candidate_values(), candidate_stride()};
   }
-  const KernelFn run = prepared.kernels[choice]->run;
-  const Division d = divide(spec, call.t);
   Work work;
-  if (d.chunk == 0) {
-    const Range mine = share(d.units, d.align, worker, pool_->size());
-    if (mine.begin < mine.end) run(call, mine.begin, mine.end, work);
-  } else {
-    for (;;) {
-      const int64_t begin = next_unit_.fetch_add(d.chunk, std::memory_order_relaxed);
-      if (begin >= d.units) break;
-      run(call, begin, std::min(begin + d.chunk, d.units), work);
-    }
-  }
+  prepared.kernels[choice]->run(call, begin, end, work);
   Worker& me = workers_[static_cast<size_t>(worker)];
   Tally& tally = me.tallies[prepared.first_counter + choice];
   tally.macs += work.macs;
   tally.macs_skipped += work.macs_skipped;
   tally.bytes += work.bytes;
-  if (work.error != Error::none) {
-    me.failure = {work.error, static_cast<int64_t>(step), work.error_row};
-    failed_.store(true, std::memory_order_relaxed);
-  }
+  if (work.error == Error::none) return true;
+  me.failure = earlier(me.failure, {work.error, static_cast<int64_t>(step), work.error_row});
+  failed_.store(true, std::memory_order_relaxed);
+  return false;
 }
 
-void Executor::copy_results(int worker) const {
-  const int64_t n = static_cast<int64_t>(request_->outputs.size());
-  const Range mine = share(n, 1, worker, pool_->size());
-  for (int64_t r = mine.begin; r < mine.end; ++r) {
-    if (request_->logits != nullptr) {
-      const Operand logits = operand(plan_.steps[*last_projection_].outputs[0]);
-      std::memcpy(request_->logits + r * plan_.vocab_size, logits.row<float>(r),
-                  static_cast<size_t>(plan_.vocab_size) * sizeof(float));
+void Executor::copy_results() {
+  pool_->run({static_cast<int64_t>(request_->outputs.size()), 1}, [&](int, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (request_->logits != nullptr) {
+        const Operand logits = operand(plan_.steps[*last_projection_].outputs[0]);
+        std::memcpy(request_->logits + r * plan_.vocab_size, logits.row<float>(r),
+                    static_cast<size_t>(plan_.vocab_size) * sizeof(float));
+      }
+      if (batch_.top_k > 0) {
+        const size_t nbytes = static_cast<size_t>(batch_.top_k) * 4;
+        std::memcpy(request_->ids + r * batch_.top_k, candidate_ids() + r * candidate_stride(), nbytes);
+        std::memcpy(request_->values + r * batch_.top_k, candidate_values() + r * candidate_stride(), nbytes);
+      }
     }
-    if (batch_.top_k > 0) {
-      const size_t nbytes = static_cast<size_t>(batch_.top_k) * 4;
-      std::memcpy(request_->ids + r * batch_.top_k, candidate_ids() + r * candidate_stride(), nbytes);
-      std::memcpy(request_->values + r * batch_.top_k, candidate_values() + r * candidate_stride(), nbytes);
-    }
-  }
+  });
 }
 
 int64_t Executor::candidate_stride() const { return round_up(max_top_k_, kLanes); }

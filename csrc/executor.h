@@ -1,4 +1,4 @@
-// Runs a plan on batches of tokens: one call a step of the engine, all workers walking the same list of steps.
+// Runs a plan on batches of tokens: one call a step of the engine.
 #pragma once
 
 #include <atomic>
@@ -82,7 +82,7 @@ class Executor {
     std::vector<Call> calls;            // one a choice
     std::vector<const Kernel*> kernels;  // likewise
     size_t first_counter;
-    bool follows_freely;  // needs no barrier before it: it reads and writes only what the same worker has just written
+    bool follows_freely;  // can run on some rows before the steps ahead of it have run on the others
     bool is_select;
   };
   struct Tally {
@@ -90,14 +90,7 @@ class Executor {
   };
   struct alignas(kAlignment) Worker {
     std::vector<Tally> tallies;
-    Failure failure;
-  };
-
-  // How a step's units go to the workers: chunk 0 is contiguous shares cut at multiples of align, else chunks on demand.
-  struct Division {
-    int64_t units;
-    int64_t align;
-    int64_t chunk;
+    Failure failure;  // the one of the lowest step and row
   };
 
   void bind_residents(std::span<const std::span<const uint8_t>> residents);
@@ -108,13 +101,14 @@ class Executor {
   void check(const StepRequest& request);
   void check_tables(const StepRequest& request);
   void check_results(const StepRequest& request) const;
-  void walk(int worker);
+  void walk();
+  size_t gather(size_t first);
   bool skipped(const StepSpec& step, const Prepared& prepared) const;
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
   Division divide(const StepSpec& step, int64_t t) const;
-  void execute(size_t step, int worker);
-  void copy_results(int worker) const;
+  bool execute(size_t step, int worker, int64_t begin, int64_t end);
+  void copy_results();
   int64_t candidate_stride() const;
   int32_t* candidate_ids() const;
   float* candidate_values() const;
@@ -138,9 +132,8 @@ class Executor {
   std::vector<int32_t> last_positions_;
   std::vector<int64_t> places_;
   std::vector<Worker> workers_;
-  alignas(kAlignment) std::atomic<int64_t> next_unit_{0};
+  std::vector<size_t> together_;  // steps that run as one loop
   std::atomic<bool> failed_{false};
-  bool stop_ = false;  // failed_ as all workers agree on it, written while they stand at a barrier
 
   std::vector<StepCounter> counters_;
   Totals totals_;

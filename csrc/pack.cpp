@@ -1,8 +1,8 @@
 #include "pack.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernel.h"
@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kTailBytes = 32;
 constexpr int64_t kBlockBytes = 64;          // of a panel: 16 rows × 16 columns
 constexpr uint32_t kZeroCodes = 0x55555555;  // sixteen codes 1
+constexpr int64_t kMostCodesMore = 2 * 128;  // the blocks at both ends belong to other rows too
 constexpr int64_t kMaxDimension = int64_t{1} << 28;
 
 int64_t block_weights(Dialect dialect) { return dialect == Dialect::blocks128 ? 128 : dialect == Dialect::blocks64 ? 64 : 4; }
@@ -81,30 +82,28 @@ void unpack_block(const uint8_t* in, uint8_t* codes) {
 }
 
 template <int kRun>
-const uint8_t* unpack_flat(const PackPart& part, int64_t row, std::vector<uint8_t>& codes) {
+const uint8_t* unpack_flat(const PackPart& part, int64_t row, uint8_t* codes) {
   constexpr int64_t kWeights = 4 * kRun;
   const int64_t first = row * part.cols, start = first / kWeights, stop = (first + part.cols + kWeights - 1) / kWeights;
-  codes.resize(static_cast<size_t>((stop - start) * kWeights + kPanelDepth));
   for (int64_t b = start; b < stop; ++b) {
-    unpack_block<kRun>(part.data.data() + b * kRun, codes.data() + (b - start) * kWeights);
+    unpack_block<kRun>(part.data.data() + b * kRun, codes + (b - start) * kWeights);
   }
-  return codes.data() + (first - start * kWeights);
+  return codes + (first - start * kWeights);
 }
 
-// One row's codes, a byte each, with room for a whole number of words behind them.
-const uint8_t* row_codes(const PackPart& part, int64_t row, std::vector<uint8_t>& codes) {
+// One row's codes, a byte each, somewhere in `codes`, which holds kMostCodesMore more than a row.
+const uint8_t* row_codes(const PackPart& part, int64_t row, uint8_t* codes) {
   if (part.dialect == Dialect::blocks128) return unpack_flat<32>(part, row, codes);
   if (part.dialect == Dialect::blocks64) return unpack_flat<16>(part, row, codes);
-  codes.resize(static_cast<size_t>(part.cols + kPanelDepth));
   if (part.dialect == Dialect::rows4) {
     const uint8_t* in = part.data.data() + row / 4 * part.cols;
     const int shift = 6 - 2 * static_cast<int>(row % 4);
-    for (int64_t c = 0; c < part.cols; ++c) codes[static_cast<size_t>(c)] = (in[c] >> shift) & 3;
+    for (int64_t c = 0; c < part.cols; ++c) codes[c] = (in[c] >> shift) & 3;
   } else {
     const uint8_t* in = part.data.data() + row * part.cols;
-    for (int64_t c = 0; c < part.cols; ++c) codes[static_cast<size_t>(c)] = static_cast<uint8_t>(in[c] + 1);
+    for (int64_t c = 0; c < part.cols; ++c) codes[c] = static_cast<uint8_t>(in[c] + 1);
   }
-  return codes.data();
+  return codes;
 }
 
 // A row of codes to words of 16 codes, 64 bytes apart. False if one is not 0, 1 or 2.
@@ -140,17 +139,7 @@ int64_t find_bad_byte(const PackPart& part, int64_t first_row, int64_t n_rows) {
   return -1;
 }
 
-struct Job {
-  std::span<const PackPart> parts;
-  std::vector<int64_t> first_panel;  // of each part, and the total
-  uint8_t* out;
-  int64_t panel_bytes;
-  std::atomic<int64_t> next{0};
-  std::vector<std::pair<int64_t, int64_t>> bad;  // first (part, byte) that each worker found, or (n_parts, 0)
-  std::atomic<bool> out_of_memory{false};
-};
-
-bool pack_panel(const PackPart& part, int64_t first_row, int64_t n_rows, uint8_t* out, std::vector<uint8_t>& codes) {
+bool pack_panel(const PackPart& part, int64_t first_row, int64_t n_rows, uint8_t* out, uint8_t* codes) {
   bool good = true;
   if (part.dialect == Dialect::blocks128 && part.cols % 128 == 0) {
     // Across the rows first: the output of one column of blocks is 512 bytes side by side.
@@ -174,57 +163,39 @@ bool pack_panel(const PackPart& part, int64_t first_row, int64_t n_rows, uint8_t
   return good;
 }
 
-void pack_some(Job& job, int worker) {
-  constexpr int64_t kChunk = 4;
-  const int64_t n_panels = job.first_panel.back();
-  auto& bad = job.bad[static_cast<size_t>(worker)];
-  std::vector<uint8_t> codes;
-  for (int64_t begin; (begin = job.next.fetch_add(kChunk)) < n_panels;) {
-    for (int64_t panel = begin; panel < std::min(begin + kChunk, n_panels); ++panel) {
-      const auto after = std::upper_bound(job.first_panel.begin(), job.first_panel.end(), panel);
-      const int64_t index = after - job.first_panel.begin() - 1;
-      const PackPart& part = job.parts[static_cast<size_t>(index)];
-      const int64_t first_row = (panel - job.first_panel[static_cast<size_t>(index)]) * kPanelRows;
-      const int64_t n_rows = std::min(int64_t{kPanelRows}, part.rows - first_row);
-      if (!pack_panel(part, first_row, n_rows, job.out + panel * job.panel_bytes, codes)) {
-        bad = std::min(bad, {index, find_bad_byte(part, first_row, n_rows)});
-      }
-      std::memcpy(job.out + n_panels * job.panel_bytes + panel * 4, &part.scale, sizeof part.scale);
-    }
-  }
-}
-
 }  // namespace
 
 Pages pack_panels(std::span<const PackPart> parts, int n_threads) {
   if (parts.empty()) throw std::invalid_argument("no parts to pack");
-  const int64_t n_parts = static_cast<int64_t>(parts.size());
-  Job job;
-  job.parts = parts;
-  job.first_panel.push_back(0);
+  std::vector<int64_t> first_panel{0};  // of each part, and the total
   for (size_t i = 0; i < parts.size(); ++i) {
     check_part(parts[i], i, parts[0].cols);
-    job.first_panel.push_back(job.first_panel.back() + (parts[i].rows + kPanelRows - 1) / kPanelRows);
+    first_panel.push_back(first_panel.back() + (parts[i].rows + kPanelRows - 1) / kPanelRows);
   }
-  const int64_t n_panels = job.first_panel.back();
-  Pages panels(resident_bytes("i2s", n_panels * kPanelRows, parts[0].cols));
-  job.out = panels.data();
-  job.panel_bytes = (parts[0].cols + kPanelDepth - 1) / kPanelDepth * kBlockBytes;
-  ThreadPool pool(static_cast<int>(std::clamp<int64_t>(n_panels / 4, 1, n_threads)));
-  job.bad.assign(static_cast<size_t>(pool.size()), {n_parts, 0});
-  pool.run(
-      [](void* context, int worker) {
-        Job& shared = *static_cast<Job*>(context);
-        try {
-          pack_some(shared, worker);
-        } catch (const std::bad_alloc&) {
-          shared.out_of_memory = true;
-        }
-      },
-      &job);
-  if (job.out_of_memory) throw std::bad_alloc();
-  const auto first = *std::min_element(job.bad.begin(), job.bad.end());
-  if (first.first < n_parts) throw CodeError(first.first, first.second);
+  const int64_t n_panels = first_panel.back(), panel_bytes = (parts[0].cols + kPanelDepth - 1) / kPanelDepth * kBlockBytes;
+  Pages panels(resident_bytes("i2s", n_panels * kPanelRows, parts[0].cols), PageSize::huge);
+  ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(n_panels / 4, 1, n_threads)) : n_threads);
+  std::vector<std::vector<uint8_t>> codes(static_cast<size_t>(pool.size()));
+  for (auto& c : codes) c.resize(static_cast<size_t>(parts[0].cols + kMostCodesMore));
+  // First (part, byte) that each worker found bad.
+  const std::pair<int64_t, int64_t> none{static_cast<int64_t>(parts.size()), 0};
+  std::vector<std::pair<int64_t, int64_t>> bad(static_cast<size_t>(pool.size()), none);
+  pool.run({n_panels, 4}, [&](int worker, int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const auto after = std::upper_bound(first_panel.begin(), first_panel.end(), panel);
+      const int64_t index = after - first_panel.begin() - 1;
+      const PackPart& part = parts[static_cast<size_t>(index)];
+      const int64_t first_row = (panel - first_panel[static_cast<size_t>(index)]) * kPanelRows;
+      const int64_t n_rows = std::min(int64_t{kPanelRows}, part.rows - first_row);
+      const size_t me = static_cast<size_t>(worker);
+      if (!pack_panel(part, first_row, n_rows, panels.data() + panel * panel_bytes, codes[me].data())) {
+        bad[me] = std::min(bad[me], {index, find_bad_byte(part, first_row, n_rows)});
+      }
+      std::memcpy(panels.data() + n_panels * panel_bytes + panel * 4, &part.scale, sizeof part.scale);
+    }
+  });
+  const auto first = *std::min_element(bad.begin(), bad.end());
+  if (first != none) throw CodeError(first.first, first.second);
   return panels;
 }
 

@@ -35,11 +35,11 @@ uint64_t round_up_page(uint64_t n) {
 
 }  // namespace
 
-Pages::Pages(uint64_t nbytes) {
+Pages::Pages(uint64_t nbytes, PageSize page_size) {
   if (nbytes == 0) return;
   if (nbytes > (uint64_t{1} << 46)) throw std::bad_alloc();
   const uint64_t size = round_up_page(nbytes);
-  const bool large = size >= kHugePage;
+  const bool large = page_size == PageSize::huge && size >= kHugePage;
   const uint64_t reserved = large ? size + kHugePage : size;
   void* mapped = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, kMapFlags, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();

@@ -8,11 +8,14 @@ namespace tritium {
 
 constexpr size_t kAlignment = 64;  // of every buffer that a kernel sees: a cache line, a 512-bit register
 
+// Huge pages suit what is read or written from end to end; of what is filled bit by bit, like the cache, they would take too much.
+enum class PageSize { standard, huge };
+
 // Zeroed memory straight from the system: pages are taken when they are first touched. Throws std::bad_alloc.
 class Pages {
  public:
   Pages() = default;
-  explicit Pages(uint64_t nbytes);
+  explicit Pages(uint64_t nbytes, PageSize page_size = PageSize::standard);
   ~Pages();
   Pages(Pages&& other) noexcept;
   Pages& operator=(Pages&& other) noexcept;

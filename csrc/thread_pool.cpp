@@ -15,6 +15,9 @@ namespace {
 constexpr uint64_t kLongestSpinNs = 30'000;
 constexpr uint64_t kShortestSpinNs = 1'000;
 
+// Shares that a thread looks at for work: looking at all would cost a large machine more than it gains. The caller sees them all.
+constexpr int kNeighbors = 8;
+
 // The threads inherit the mask: a signal handler of the process must not run on a worker.
 class SignalsBlocked {
  public:
@@ -47,67 +50,110 @@ ThreadPool::ThreadPool(int n_threads)
       process_(process_id()),
       // With more workers than cores a spinning one keeps another from running.
       longest_spin_ns_(n_threads <= available_cpus() ? kLongestSpinNs : kShortestSpinNs),
-      waiters_(static_cast<size_t>(n_threads), Waiter{longest_spin_ns_}),
+      workers_(static_cast<size_t>(n_threads)),
       threads_(new std::vector<std::thread>) {
+  for (Worker& w : workers_) w.spin_ns = longest_spin_ns_;
   const SignalsBlocked blocked;
   try {
     threads_->reserve(static_cast<size_t>(n_threads - 1));
     for (int worker = 1; worker < n_threads; ++worker) threads_->emplace_back(&ThreadPool::serve, this, worker);
   } catch (...) {
-    finish();
-    delete threads_;
+    stop();
     throw;
   }
 }
 
 ThreadPool::~ThreadPool() {
-  if (!usable()) return;
-  finish();
+  if (usable()) stop();
+}
+
+void ThreadPool::stop() {
+  stopping_.store(true, std::memory_order_relaxed);
+  loops_.fetch_add(1, std::memory_order_release);
+  loops_.notify_all();
+  for (std::thread& thread : *threads_) thread.join();
   delete threads_;
 }
 
-void ThreadPool::run(void (*function)(void*, int), void* context) {
-  function_ = function;
-  context_ = context;
-  if (n_threads_ > 1) {
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
+void ThreadPool::run_loop(const Loop& loop) {
+  if (n_threads_ == 1 || loop.division.n <= loop.division.chunk) {
+    if (loop.division.n > 0) loop.body(loop.context, 0, 0, loop.division.n);
+    return;
   }
-  function(context, 0);
-  barrier(0, [] {});
+  // Nobody is inside, so nobody reads what is written here.
+  loop_ = loop;
+  for (Worker& w : workers_) w.taken.store(0, std::memory_order_relaxed);
+  inside_.store(0, std::memory_order_release);
+  loops_.fetch_add(1, std::memory_order_release);
+  loops_.notify_all();
+  work(0, n_threads_);
+  // Everything is taken; what is not done is in the hands of those inside.
+  if (inside_.fetch_or(kClosed, std::memory_order_acq_rel) != 0) {
+    wait(inside_, workers_[0], [](uint32_t inside) { return inside == kClosed; });
+  }
 }
 
 void ThreadPool::serve(int worker) {
-  uint32_t epoch = 0;
+  const FloatEnvironment environment;
+  uint32_t seen = 0;
   for (;;) {
-    wait(epoch_, epoch, waiters_[static_cast<size_t>(worker)]);
-    ++epoch;
-    if (stopping_) return;
-    function_(context_, worker);
-    barrier(worker, [] {});
+    wait(loops_, workers_[static_cast<size_t>(worker)], [&](uint32_t loops) { return loops != seen; });
+    seen = loops_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    if (!enter()) continue;
+    work(worker, kNeighbors);
+    leave();
+  }
+}
+
+bool ThreadPool::enter() {
+  uint32_t inside = inside_.load(std::memory_order_relaxed);
+  while ((inside & kClosed) == 0) {
+    if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_one();
+}
+
+void ThreadPool::work(int worker, int n_shares_seen) {
+  const Division& d = loop_.division;
+  const int64_t n_shares = d.own_shares ? n_threads_ : 1;
+  const int64_t groups = (d.n + d.align - 1) / d.align;
+  const auto cut = [&](int64_t share) { return std::min(d.n, groups * share / n_shares * d.align); };
+  for (int64_t i = 0; i < std::min<int64_t>(n_shares, n_shares_seen); ++i) {
+    const int64_t share = (worker + i) % n_shares, first = cut(share), n = cut(share + 1) - first;
+    std::atomic<int64_t>& taken = workers_[static_cast<size_t>(share)].taken;
+    while (taken.load(std::memory_order_relaxed) < n) {
+      const int64_t begin = taken.fetch_add(d.chunk, std::memory_order_relaxed);
+      if (begin < n) loop_.body(loop_.context, worker, first + begin, first + std::min(begin + d.chunk, n));
+    }
   }
 }
 
 // Spins for a while, then sleeps. The while is the longest after spinning has paid and halves each time that it has not: where the
 // others have cores of their own they come soon, where they wait for this one they only come when it is given up.
-void ThreadPool::wait(const std::atomic<uint32_t>& word, uint32_t old, Waiter& waiter) const {
+template <class Ready>
+void ThreadPool::wait(const std::atomic<uint32_t>& word, Worker& waiter, Ready ready) const {
   constexpr int kLooks = 32;  // between two readings of the clock
-  const auto changed = [&] {
+  const auto come = [&] {
     for (int i = 0; i < kLooks; ++i) {
-      if (word.load(std::memory_order_acquire) != old) return true;
+      if (ready(word.load(std::memory_order_acquire))) return true;
       cpu_relax();
     }
     return false;
   };
   const uint64_t start = now_ns();
   do {
-    if (changed()) {
+    if (come()) {
       waiter.spin_ns = longest_spin_ns_;
       return;
     }
   } while (now_ns() - start < waiter.spin_ns);
   waiter.spin_ns = std::max(waiter.spin_ns / 2, kShortestSpinNs);
-  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+  for (uint32_t value; !ready(value = word.load(std::memory_order_acquire));) word.wait(value, std::memory_order_acquire);
 }
 
 }  // namespace tritium

@@ -1,4 +1,5 @@
-// Persistent threads that run one function together. The caller is worker 0, so a pool of one has no threads.
+// Persistent threads that share the iterations of a loop. The caller takes part as worker 0 and waits for no thread that has not
+// begun: on a crowded machine it does the work of those that get no core.
 #pragma once
 
 #include <atomic>
@@ -9,6 +10,16 @@
 #include "platform.h"
 
 namespace tritium {
+
+// How the iterations 0 … n go to the workers: in chunks, from as many contiguous shares, cut at multiples of `align`, as there are
+// workers, each worker its own first, or from a single one. Own shares keep a worker's reads one stream; a single one suits
+// iterations of unequal cost.
+struct Division {
+  int64_t n;
+  int64_t chunk;
+  int64_t align = 1;
+  bool own_shares = false;
+};
 
 class ThreadPool {
  public:
@@ -25,52 +36,47 @@ class ThreadPool {
   // False in a child process: threads do not survive fork, so the child drops this pool and makes its own.
   bool usable() const { return process_ == process_id(); }
 
-  // Calls function(context, worker) on every worker and returns when all have. One caller at a time. The function must not throw.
-  void run(void (*function)(void*, int), void* context);
-
-  // Called by every worker inside run: returns when all have arrived. The last one calls on_last() before it releases the others.
-  template <class F>
-  void barrier(int worker, F on_last) {
-    if (n_threads_ == 1) {
-      on_last();
-      return;
-    }
-    const uint32_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {
-      on_last();
-      arrived_.store(0, std::memory_order_relaxed);
-      phase_.fetch_add(1, std::memory_order_release);
-      phase_.notify_all();
-      return;
-    }
-    wait(phase_, phase, waiters_[static_cast<size_t>(worker)]);
+  // Calls body(worker, begin, end) on ranges that make up 0 … n, and returns when all have returned. One caller at a time. The body
+  // must not throw.
+  template <class Body>
+  void run(const Division& division, Body&& body) {
+    const auto call = [](void* context, int worker, int64_t begin, int64_t end) {
+      (*static_cast<std::remove_reference_t<Body>*>(context))(worker, begin, end);
+    };
+    run_loop({division, call, &body});
   }
 
  private:
-  struct alignas(kAlignment) Waiter {
+  struct Loop {
+    Division division;
+    void (*body)(void* context, int worker, int64_t begin, int64_t end);
+    void* context;
+  };
+  struct alignas(kAlignment) Worker {
+    std::atomic<int64_t> taken{0};  // of its share, by itself and others
     uint64_t spin_ns = 0;
   };
 
+  static constexpr uint32_t kClosed = uint32_t{1} << 31;
+
+  void run_loop(const Loop& loop);
   void serve(int worker);
-  void finish() {
-    stopping_ = true;
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
-    for (std::thread& thread : *threads_) thread.join();
-  }
-  void wait(const std::atomic<uint32_t>& word, uint32_t old, Waiter& waiter) const;
+  void work(int worker, int n_shares_seen);
+  bool enter();
+  void leave();
+  void stop();
+  template <class Ready>
+  void wait(const std::atomic<uint32_t>& word, Worker& waiter, Ready ready) const;
 
   const int n_threads_;
   const int64_t process_;
-  uint64_t longest_spin_ns_;
-  void (*function_)(void*, int) = nullptr;
-  void* context_ = nullptr;
-  bool stopping_ = false;
-  std::vector<Waiter> waiters_;
+  const uint64_t longest_spin_ns_;
+  Loop loop_{};
+  std::vector<Worker> workers_;
   std::vector<std::thread>* threads_;  // leaked in a child process, where joining them would hang
-  alignas(kAlignment) std::atomic<uint32_t> epoch_{0};
-  alignas(kAlignment) std::atomic<uint32_t> phase_{0};
-  alignas(kAlignment) std::atomic<int> arrived_{0};
+  std::atomic<bool> stopping_{false};
+  alignas(kAlignment) std::atomic<uint32_t> loops_{0};         // begun so far
+  alignas(kAlignment) std::atomic<uint32_t> inside_{kClosed};  // threads that read loop_; with kClosed set no more may enter
 };
 
 }  // namespace tritium
