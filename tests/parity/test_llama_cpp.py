@@ -12,7 +12,8 @@ import pytest
 
 from forwarding import token_sequences
 from tiny_models import TINY, write_tiny
-from tritium.bench.crossval import Report, cross_validate, open_peer
+from tritium.bench.crossval import Report, cross_validate
+from tritium.bench.peers import open_peer
 from tritium.engine.model import load
 from tritium.errors import UnsupportedError
 from tritium.formats.gguf import open_gguf

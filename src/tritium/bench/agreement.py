@@ -87,12 +87,17 @@ def cosine(a: F32, b: F32) -> F64:
 
 
 def relative(ours: NDArray[Any], theirs: NDArray[Any]) -> F64:
-    """max|ours − theirs| / max|theirs| of each row, 0/0 counted as 0. Shapes: (T, K) each → (T,) f64."""
+    """max|ours − theirs| / max|theirs| of each row; 0/0 is 0, and what is infinite the largest float64.
+
+    Shapes: (T, K) each → (T,) f64.
+    """
     if ours.shape != theirs.shape:
         raise ShapeError("values of a peer", expected=ours.shape, got=theirs.shape)
     gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(axis=1)
     size = np.abs(theirs.astype(np.float64)).max(axis=1)
-    result: F64 = np.where(gap == 0, 0.0, gap / np.where(size == 0, np.finfo(np.float64).tiny, size))
+    with np.errstate(over="ignore"):
+        ratio = gap / np.where(size == 0, np.finfo(np.float64).tiny, size)
+    result: F64 = np.minimum(ratio, np.finfo(np.float64).max)
     return result
 
 

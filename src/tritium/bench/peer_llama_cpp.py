@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from tritium.bench.crossval import Capture, Difference
+from tritium.bench.peers import Capture, Difference
 from tritium.bench.walk import BLOCK, Values, Variation, keys_name, values_name
 from tritium.errors import NumericsError, UnsupportedError
 from tritium.formats.gguf import GGUFFile
@@ -45,7 +45,7 @@ def open_peer(graph: Graph, file: GGUFFile, variant: str, threads: int | None) -
 
 
 class LlamaCppPeer:
-    """Their model with the file's weights; see ``tritium.bench.crossval.Peer``. Its cache is float32, flash attention off."""
+    """Their model with the file's weights; see ``tritium.bench.peers.Peer``. Its cache is float32, flash attention off."""
 
     name = "llama.cpp"
     is_float32 = True

@@ -12,7 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from tritium.bench.crossval import Capture, Difference
+from tritium.bench.peers import Capture, Difference
 from tritium.bench.walk import Values, Variation, keys_name, values_name
 from tritium.errors import UnsupportedError
 from tritium.formats.gguf import GGUFFile
@@ -63,7 +63,7 @@ def open_peer(graph: Graph, file: GGUFFile, variant: str, threads: int | None) -
 
 
 class TransformersPeer:
-    """Their model with the file's weights; see ``tritium.bench.crossval.Peer``."""
+    """Their model with the file's weights; see ``tritium.bench.peers.Peer``."""
 
     name = "transformers"
 
@@ -180,10 +180,11 @@ def _build(graph: Graph, file: GGUFFile, kind: str) -> Any:
     made = made.to_empty(device="cpu")
     # to_empty leaves the frequencies of RoPE unset as well.
     made.model.rotary_emb = type(made.model.rotary_emb)(made.config)
+    linear = _linear_names(graph)
     for name in file.tensors:
         target = module_name(name)
         is_rotated = c.rope_style == "interleaved" and ("attn_q." in name or "attn_k." in name)
-        if "." in target and name in _linear_names(graph):
+        if name in linear:
             trits, scales = file.trits(name)
             if scales.size > 1 and (scales != scales.flat[0]).any():
                 raise UnsupportedError("transformers holds one scale a matrix", where=name, got=f"{scales.size} scales")

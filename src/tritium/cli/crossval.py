@@ -13,7 +13,8 @@ from tritium.cli import json_option, note, print_json
 
 if TYPE_CHECKING:
     from tritium.bench.agreement import LogitAgreement
-    from tritium.bench.crossval import OpAgreement, Peer, Report
+    from tritium.bench.crossval import OpAgreement, Report
+    from tritium.bench.peers import Peer
 
 PASSAGE = (
     "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
@@ -64,7 +65,8 @@ def command(
     text = prompt if prompt is not None else PASSAGE
     if file is not None:
         text = _read(file)
-    from tritium.bench.crossval import Tolerance, cross_validate, open_peer
+    from tritium.bench.crossval import Tolerance, cross_validate
+    from tritium.bench.peers import open_peer
     from tritium.engine.model import load
     from tritium.errors import NumericsError
     from tritium.formats.gguf import open_gguf
