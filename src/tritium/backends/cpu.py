@@ -12,6 +12,7 @@ from tritium import _native, env, numerics
 from tritium.backends import KernelRow, Program, TensorSource
 from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
+from tritium.kernel_table import kernel_table
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS
 from tritium.types import Batch, StepCount, StepResult
 
@@ -54,7 +55,10 @@ def read_bandwidth(n_threads: int, n_bytes: int) -> float:
 
 
 class CpuBackend:
-    """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels."""
+    """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels.
+
+    ``order`` names instruction sets, best first: those of this machine by default. With others it plans for another machine.
+    """
 
     name = "cpu"
     fused = frozenset({"rmsnorm_quantize", "stacked", "accumulate"})
@@ -62,8 +66,12 @@ class CpuBackend:
 
     def __init__(self, order: tuple[str, ...] | None = None) -> None:
         order = isas() if order is None else order
+        known = dict.fromkeys(row.isa for row in kernel_table())
+        for isa in order:
+            if isa not in known:
+                raise UnsupportedError("instruction set", expected=" or ".join(known), got=isa)
         self._rows = sorted(
-            (row for row in _native.kernels() if row[3] in order), key=lambda row: (order.index(row[3]), row[4])
+            (row for row in kernel_table() if row.isa in order), key=lambda row: (order.index(row.isa), row.t_min)
         )
 
     def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
@@ -78,11 +86,11 @@ class CpuBackend:
             )
         chosen: list[KernelRow] = []
         needed = 1
-        for row_id, row_op, row_layout, _, t_min, t_max in self._rows:
-            if row_op == op and row_layout in (layout, "none") and t_min == needed:
-                chosen.append(KernelRow(row_id, t_min, t_max))
-                needed = t_max + 1
-                if not t_max:
+        for row in self._rows:
+            if row.op == op and row.layout in (layout, "none") and row.t_min == needed:
+                chosen.append(KernelRow(row.id, row.t_min, row.t_max))
+                needed = row.t_max + 1
+                if not row.t_max:
                     return tuple(chosen)
         raise UnsupportedError("no native kernel", where=f"{op} on {layout}", hint="Run it with --backend reference")
 
@@ -132,11 +140,7 @@ class CpuProgram:
     def __init__(self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int, kv_blocks: int) -> None:
         self.n_threads = n_threads
         self._plan = plan
-        rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
-        computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
-        # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
-        residents = [_resident(r, source, computed, n_threads) for r in plan.residents]
-        self._native = _native.Program(binary, residents, kv_blocks, n_threads)
+        self._native = _native.Program(binary, residents(plan, source, n_threads), kv_blocks, n_threads)
         self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
         self._logits = np.empty((0, plan.vocab_size), np.float32)
         self._ids = _EMPTY_I32
@@ -191,6 +195,14 @@ class CpuProgram:
     def close(self) -> None:
         """Release the native executor: weights, cache, threads."""
         del self._native
+
+
+def residents(plan: Plan, source: TensorSource, n_threads: int) -> list[NDArray[np.uint8]]:
+    """The bytes of the plan's residents, each in its native layout. Errors: FormatError for a weight that cannot be one."""
+    rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
+    computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
+    # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
+    return [_resident(r, source, computed, n_threads) for r in plan.residents]
 
 
 def _resident(
