@@ -188,7 +188,7 @@ void Executor::walk() {
     pool_->run(divide(first, rows(first)), [&](int worker, int64_t begin, int64_t end) {
       for (size_t step : together_) {
         if (!execute(step, worker, begin, end)) return;
-        if (worker == 0 && step != last) charge(step);
+        if (worker == 0 && together_.size() > 1) charge(step);
       }
     });
     charge(last);
@@ -240,7 +240,7 @@ Division Executor::divide(const StepSpec& spec, int64_t t) const {
     case Units::panels: {
       const int64_t n = (spec.ints[1] + kPanelRows - 1) / kPanelRows;
       if (t == 1) return streamed(n);
-      return {n, std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16})};
+      return {n, std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16}), 2, true};
     }
     case Units::row_heads: {
       const int64_t heads = plan_.n_kv_heads;

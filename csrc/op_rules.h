@@ -7,12 +7,12 @@
 
 namespace tritium {
 
-// How an op's work is counted off and handed to workers.
+// What an op's work is counted in. The executor divides it among workers.
 enum class Units {
-  rows,         // contiguous ranges of rows, the same for every such step
-  panels,       // of 16 weight rows: contiguous ranges at T = 1, else by demand
-  row_heads,    // row · n_kv_heads + kv_head, by demand: a row's cost grows with its position
-  vocab_groups  // of 16 vocabulary rows, contiguous ranges
+  rows,
+  panels,       // of 16 weight rows
+  row_heads,    // row · n_kv_heads + kv_head
+  vocab_groups  // of 16 vocabulary rows
 };
 
 struct OpRule {
