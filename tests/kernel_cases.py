@@ -143,7 +143,23 @@ def _activations(g: np.random.Generator, t: int, k: int) -> Iterator[tuple[str, 
     yield "one huge", huge
     yield "denormal", (g.integers(-5, 6, (t, k)) * np.float32(1e-42)).astype(np.float32)
     yield "zeros", np.zeros((t, k), np.float32)
-    yield "halves", (g.integers(-254, 255, (t, k)) / np.float32(2)).astype(np.float32)
+    yield "halves", _halves(g, t, k)
+    yield "borders", _borders(g, t, k)
+
+
+def _halves(g: np.random.Generator, t: int, k: int) -> F32:
+    """Multiples of 1/2 up to 127, which is the first: half of them are ties between two codes."""
+    x = (g.integers(-254, 255, (t, k)) / np.float32(2)).astype(np.float32)
+    x[:, 0] = 127
+    return x
+
+
+def _borders(g: np.random.Generator, t: int, k: int) -> F32:
+    """Values next to the borders between codes, where a different order of operations gives the other code."""
+    absmax = g.uniform(0.5, 2, (t, 1)).astype(np.float32)
+    x = ((g.integers(-127, 127, (t, k)) + 0.5) * absmax.astype(np.float64) / 127).astype(np.float32)
+    x[:, :1] = absmax
+    return x
 
 
 def _broken(x: F32) -> Iterator[tuple[str, F32, int]]:
@@ -181,6 +197,11 @@ def rmsnorm_quantize(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             if name != "one huge":
                 q, scale = numerics.quantize_activations(numerics.rmsnorm(x, gamma[0], 1e-5))
                 yield _quantized(f"T={t} K={k} {name}", attrs, x, q, scale, (_f32(gamma),))
+        # The norm of ±2²⁰ is ±1 exactly, so that the products are the gammas.
+        signs = np.where(_normal(g, t, k) < 0, np.float32(-(2.0**20)), np.float32(2.0**20))
+        for name, exact in (("halves", _halves(g, 1, k)), ("borders", _borders(g, 1, k))):
+            q, scale = numerics.quantize_activations(numerics.rmsnorm(signs, exact[0], 1e-5))
+            yield _quantized(f"T={t} K={k} gammas {name}", attrs, signs, q, scale, (_f32(exact),))
         for name, bad, row in _broken(_normal(g, t, k)):
             yield _refused(f"T={t} K={k} {name}", attrs, bad, row, (_f32(gamma),))
 

@@ -1,0 +1,220 @@
+"""The parity harness is itself tested: it rejects kernels that are wrong in one small way, exactly those, and no right one.
+
+A mutant is one exact replacement in a copy of csrc/. Its kernel unit is compiled again and linked with the objects of the build
+tree, and with a registry that lets kernels through without the self-test of the start, so that the harness alone has to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tritium.backends.cpu import isas
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "native"
+NO_SELF_TEST = ("registry.cpp", "isa.status = self_test(isa.kernels, baseline);", 'isa.status = "ok";')
+
+QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
+LINEARS = {"i2s_gemv", "i2s_gemm"}
+PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
+BLOCKED = {"logits_projection_q8_0", "logits_projection_q6_k"}
+SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS
+AWAY = "_mm256_cvttps_epi32(_mm256_add_ps({0}, _mm256_or_ps(_mm256_and_ps({0}, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(0.5f))))"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``old`` becomes ``new`` in ``file`` for one instruction set; ``wrong`` are the kernels that then compute something else."""
+
+    isa: str
+    file: str
+    old: str
+    new: str
+    wrong: set[str]
+
+
+MUTANTS = {
+    # 64 additions fit an int16, 65 do not; a block makes 4, so the next number after 64 is 68.
+    "flushed_too_late": Mutant("avx2", "isa/avx2.cpp", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
+    "lane_dropped": Mutant(
+        "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",
+        "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING,
+    ),
+    "rounded_half_away": Mutant(
+        "avx2", "generic/lanes_avx2.h", "_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi))",
+        f"_mm256_packs_epi32({AWAY.format('a.lo')}, {AWAY.format('a.hi')})", QUANTIZERS,
+    ),
+}  # fmt: skip
+MORE_MUTANTS = {
+    "lane_of_the_sum_of_activations_dropped": Mutant(
+        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si32(s) + _mm_extract_epi32(s, 1)", "_mm_cvtsi128_si32(s)", LINEARS
+    ),
+    "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS),
+    "order_of_a_norm_s_products": Mutant(
+        "avx2", "generic/norm.h", "(load(x + i) * splat(inv)) * g", "load(x + i) * (splat(inv) * g)",
+        {"rmsnorm", "rmsnorm_quantize"},
+    ),
+    "activations_divided_by_the_scale": Mutant(
+        "avx2", "generic/norm.h", "value(i) * inv_scale", "value(i) / splat(absmax / 127.0f)", QUANTIZERS
+    ),
+    "padding_left_as_it_was": Mutant("avx2", "generic/norm.h", "std::memset(q + i, 0, 16);", ";", QUANTIZERS),
+    "row_written_beyond_its_end": Mutant("avx2", "generic/norm.h", "i % 64 != 0;", "i < (k + 64) / 64 * 64;", QUANTIZERS),
+    "cache_rounded_toward_zero": Mutant(
+        "avx2", "generic/lanes_avx2.h", "_mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT)",
+        "_mm256_cvtps_ph(a.hi, _MM_FROUND_TO_ZERO)", {"rope_apply"},
+    ),
+    "overflow_of_the_cache_unseen": Mutant(
+        "avx2", "generic/rope.h", "if (!key_fits || !value_fits)", "if (!key_fits)", {"rope_apply"}
+    ),
+    "key_forgotten": Mutant(
+        "avx2", "generic/attention.h", "positions[r] + 1;", "positions[r] + (call.batch.positions[r] < 500);", {"attention_real"}
+    ),
+    "splits_merged_without_the_maximum": Mutant(
+        "avx2", "generic/attention.h", "b = exp(next.max[h] - top)", "b = 1.0f", {"attention_real"}
+    ),
+    "negative_gates_pass": Mutant("avx2", "generic/glu.h", "max(load(gate + i), splat(0.0f))", "load(gate + i)", {"relu2_mul"}),
+    "order_of_a_gate_s_products": Mutant(
+        "avx2", "generic/glu.h", "(g / divisor) * load(up + i)", "(g * load(up + i)) / divisor", {"silu_mul"}
+    ),
+    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"}),
+    "tail_of_a_row_ignored": Mutant(
+        "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", PROJECTIONS - BLOCKED
+    ),
+    "bytes_not_counted": Mutant(
+        "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
+    ),
+    "logical_shift_of_negative_sums": Mutant(
+        "avx512vnni", "isa/avx512vnni.cpp", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS
+    ),
+    "second_panel_of_a_pair_twice_the_first": Mutant(
+        "avx512vnni", "isa/avx512vnni.cpp", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);", {"i2s_gemm"}
+    ),
+    "truncated_codes": Mutant(
+        "avx512vnni", "generic/lanes_avx512.h", "_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))",
+        "_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a.v))", QUANTIZERS,
+    ),
+    "sum_in_another_order": Mutant(
+        "scalar", "generic/lanes_scalar.h", "s[l] = s[l] + s[l + half]", "s[l] = s[2 * l] + s[2 * l + 1]", SUMMING
+    ),
+    "cache_rounded_half_up": Mutant("scalar", "generic/lanes_scalar.h", "0xFFFu + odd", "0x1000u", {"rope_apply"}),
+}  # fmt: skip
+
+
+def segment(command: str, option: str) -> list[str]:
+    """The words of the one command of a shell line that has the option."""
+    return next(words for part in command.split("&&") if option in (words := shlex.split(part)))
+
+
+def redirect(words: list[str], output: Path) -> list[str]:
+    """The same command with another output."""
+    at = words.index("-o")
+    return [*words[: at + 1], str(output), *words[at + 2 :]]
+
+
+def run(words: list[str | Path]) -> str:
+    done = subprocess.run(words, cwd=BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+class Workshop:
+    """A folder with a copy of csrc/, from which changed native modules are made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sources = folder, folder / "csrc"
+        shutil.copytree(ROOT / "csrc", self.sources)
+        listed = json.loads((BUILD / "compile_commands.json").read_text())
+        self.commands = {Path(entry["file"]).relative_to(ROOT).as_posix(): entry["command"] for entry in listed
+                         if entry["file"].startswith(str(ROOT / "csrc"))}  # fmt: skip
+        self.link = segment(run(["ninja", "-t", "commands", "_native"]).splitlines()[-1], "-shared")
+        self.permissive = self.compile(*NO_SELF_TEST, unit="registry.cpp")
+
+    def compile(self, file: str, old: str, new: str, *, unit: str) -> Path:
+        """The object of a unit of csrc/ with one replacement in a file that it consists of."""
+        path = self.sources / file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, (
+            f"{file}: expected {old!r} once, got {text.count(old)}: the mutant needs a new text"
+        )
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        try:
+            command = self.commands[f"csrc/{unit}"].replace(str(ROOT / "csrc"), str(self.sources))
+            built = self.folder / f"{Path(unit).name}.o"
+            run(redirect(shlex.split(command), built))
+        finally:
+            path.write_text(text, encoding="utf-8")
+        return built
+
+    def link_with(self, name: str, *objects: Path) -> Path:
+        """A module in which these objects take the place of those of the same name."""
+        module = self.folder / name / "_native.so"
+        module.parent.mkdir(exist_ok=True)
+        replaced = {path.name for path in objects}
+        words = [word for word in redirect(self.link, module) if Path(word).name not in replaced]
+        at = words.index(str(module)) + 1
+        run([*words[:at], *objects, *words[at:]])
+        return module
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    if not (BUILD / "compile_commands.json").is_file():
+        pytest.skip("no build tree in build/native: mutants are made from its objects")
+    return Workshop(tmp_path_factory.mktemp("mutants"))
+
+
+def rejected(module: Path, isa: str) -> set[str]:
+    """The kernels of an instruction set, without its name, that the parity harness finds wrong in a native module."""
+    tests = ROOT / "tests" / "parity" / "test_kernels.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-p", "no:xdist", "--native", module, tests]
+    only = ["-k", f"gives_the_bits and _{isa}]"]
+    done = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found = set(re.findall(rf"^FAILED .*\[(\w+)_{isa}\]", done.stdout, re.MULTILINE))
+    assert bool(found) == bool(done.returncode), done.stdout
+    return found
+
+
+def check(workshop: Workshop, name: str, mutant: Mutant) -> None:
+    if mutant.isa not in isas():
+        pytest.skip(f"{mutant.isa} does not run here")
+    changed = workshop.compile(mutant.file, mutant.old, mutant.new, unit=f"isa/{mutant.isa}.cpp")
+    assert rejected(workshop.link_with(name, workshop.permissive, changed), mutant.isa) == mutant.wrong
+
+
+def check_control(workshop: Workshop, isa: str) -> None:
+    """The workshop itself breaks nothing."""
+    unit = f"isa/{isa}.cpp"
+    same = workshop.compile(unit, "namespace tritium {", "namespace tritium { ", unit=unit)
+    assert rejected(workshop.link_with(f"right_{isa}", workshop.permissive, same), isa) == set()
+
+
+@pytest.mark.parametrize("isa", sorted({mutant.isa for mutant in MUTANTS.values()} & set(isas())))
+def test_right_kernels_pass(workshop: Workshop, isa: str) -> None:
+    check_control(workshop, isa)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("isa", isas())
+def test_all_right_kernels_pass(workshop: Workshop, isa: str) -> None:
+    check_control(workshop, isa)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_kernel_is_rejected(workshop: Workshop, name: str) -> None:
+    check(workshop, name, MUTANTS[name])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", MORE_MUTANTS)
+def test_many_wrong_kernels_are_rejected(workshop: Workshop, name: str) -> None:
+    check(workshop, name, MORE_MUTANTS[name])
