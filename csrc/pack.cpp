@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kTailBytes = 32;
 constexpr int64_t kBlockBytes = 64;          // of a panel: 16 rows × 16 columns
+constexpr uint64_t kPairs = 0x0303030303030303;  // the lowest bit pair of each byte
 constexpr uint32_t kZeroCodes = 0x55555555;  // sixteen codes 1
 constexpr int64_t kMostCodesMore = 2 * 128;  // the blocks at both ends belong to other rows too
 constexpr int64_t kMaxDimension = int64_t{1} << 28;
@@ -40,12 +41,6 @@ void check_part(const PackPart& p, size_t index, int64_t cols) {
   }
 }
 
-uint32_t load32(const uint8_t* p) {
-  uint32_t x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-
 uint64_t load64(const uint8_t* p) {
   uint64_t x;
   std::memcpy(&x, p, sizeof x);
@@ -53,19 +48,20 @@ uint64_t load64(const uint8_t* p) {
 }
 
 void store32(uint8_t* p, uint32_t x) { std::memcpy(p, &x, sizeof x); }
+void store64(uint8_t* p, uint64_t x) { std::memcpy(p, &x, sizeof x); }
 
 // One row of one block of 128 weights, 32 bytes, to 8 words of 16 codes, 64 bytes apart. In the file byte p = 4j + b of each half
 // holds weights j·4 + b of four runs, one a bit pair; in a panel byte b of a run's word holds weights 4j + b, one a bit pair: a
 // transposition of bit pairs, both halves at once in 64 bits. Returns nonzero if a code is 3.
 uint64_t pack_block128(const uint8_t* in, uint8_t* out) {
-  constexpr uint64_t kPair = 0x0303030303030303, kLow = 0xffffffff;
+  constexpr uint64_t kLow = 0xffffffff;
   const uint64_t a = load64(in), b = load64(in + 8), c = load64(in + 16), d = load64(in + 24);
   const uint64_t w0 = (a & kLow) | (c << 32), w1 = (a >> 32) | (c & ~kLow);
   const uint64_t w2 = (b & kLow) | (d << 32), w3 = (b >> 32) | (d & ~kLow);
   for (int run = 0; run < 4; ++run) {
     const int shift = 6 - 2 * run;
-    const uint64_t codes = ((w0 >> shift) & kPair) | ((w1 >> shift) & kPair) << 2 | ((w2 >> shift) & kPair) << 4 |
-                           ((w3 >> shift) & kPair) << 6;
+    const uint64_t codes = ((w0 >> shift) & kPairs) | ((w1 >> shift) & kPairs) << 2 | ((w2 >> shift) & kPairs) << 4 |
+                           ((w3 >> shift) & kPairs) << 6;
     store32(out + (2 * run) * kBlockBytes, static_cast<uint32_t>(codes));
     store32(out + (2 * run + 1) * kBlockBytes, static_cast<uint32_t>(codes >> 32));
   }
@@ -77,7 +73,7 @@ uint64_t pack_block128(const uint8_t* in, uint8_t* out) {
 template <int kRun>
 void unpack_block(const uint8_t* in, uint8_t* codes) {
   for (int run = 0; run < 4; ++run) {
-    for (int p = 0; p < kRun; ++p) codes[run * kRun + p] = (in[p] >> (6 - 2 * run)) & 3;
+    for (int p = 0; p < kRun; p += 8) store64(codes + run * kRun + p, (load64(in + p) >> (6 - 2 * run)) & kPairs);
   }
 }
 
@@ -98,7 +94,8 @@ const uint8_t* row_codes(const PackPart& part, int64_t row, uint8_t* codes) {
   if (part.dialect == Dialect::rows4) {
     const uint8_t* in = part.data.data() + row / 4 * part.cols;
     const int shift = 6 - 2 * static_cast<int>(row % 4);
-    for (int64_t c = 0; c < part.cols; ++c) codes[c] = (in[c] >> shift) & 3;
+    // A row's bytes are followed by more rows or by the tail, so whole words can be read.
+    for (int64_t c = 0; c < part.cols; c += 8) store64(codes + c, (load64(in + c) >> shift) & kPairs);
   } else {
     const uint8_t* in = part.data.data() + row * part.cols;
     for (int64_t c = 0; c < part.cols; ++c) codes[c] = static_cast<uint8_t>(in[c] + 1);
@@ -108,7 +105,7 @@ const uint8_t* row_codes(const PackPart& part, int64_t row, uint8_t* codes) {
 
 // A row of codes to words of 16 codes, 64 bytes apart. False if one is not 0, 1 or 2.
 bool pack_codes(const uint8_t* codes, int64_t cols, uint8_t* out) {
-  uint32_t bad = 0;
+  uint64_t bad = 0;
   for (int64_t k = 0; k < cols; k += kPanelDepth) {
     uint8_t tail[kPanelDepth];
     const uint8_t* in = codes + k;
@@ -117,9 +114,10 @@ bool pack_codes(const uint8_t* codes, int64_t cols, uint8_t* out) {
       std::memcpy(tail, in, static_cast<size_t>(cols - k));
       in = tail;
     }
-    const uint32_t w0 = load32(in), w1 = load32(in + 4), w2 = load32(in + 8), w3 = load32(in + 12);
-    for (uint32_t w : {w0, w1, w2, w3}) bad |= (w & 0xfcfcfcfc) | (w & (w >> 1) & 0x01010101);
-    store32(out + k / kPanelDepth * kBlockBytes, w0 | w1 << 2 | w2 << 4 | w3 << 6);
+    const uint64_t a = load64(in), b = load64(in + 8);
+    bad |= ((a | b) & ~kPairs) | (((a & (a >> 1)) | (b & (b >> 1))) & 0x0101010101010101);
+    const uint64_t even = a | b << 4, odd = even >> 32;
+    store32(out + k / kPanelDepth * kBlockBytes, static_cast<uint32_t>(even | odd << 2));
   }
   return bad == 0;
 }
