@@ -4,11 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 BUILD := build/native
+ARM_BUILD := build/aarch64
+ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?= 2
 PROMPT ?= ROMEO:
 
-.PHONY: run test bench docs fmt lint build stub wheel clean
+.PHONY: run test arm arm-driver bench docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -16,6 +18,16 @@ run: build
 
 test: build
 	$(PY) -X faulthandler -m pytest -q -n $(WORKERS)
+
+# The core for another processor: needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
+arm: build arm-driver
+	$(PY) -X faulthandler -m pytest -q -n $(WORKERS) tests/parity/test_arm.py
+
+arm-driver:
+	@mkdir -p $(ARM_BUILD)
+	@{ cmake -S . -B $(ARM_BUILD) -G Ninja -DTRITIUM_PYTHON=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
+	  cmake --build $(ARM_BUILD) --parallel $(WORKERS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
 bench: build
 	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 384 --ignore-eos >/dev/null

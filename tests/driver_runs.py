@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritium.bundle import ProgramResult, dump_bundle, read_results
+from tritium.bundle import ProgramResult, dump_bundle
 from tritium.formats.gguf import GGUFFile
 from tritium.ir import Plan
 from tritium.types import Batch, StepResult
@@ -54,14 +54,13 @@ def instruction_sets(driver: Command) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in done.stdout.splitlines())  # type: ignore[misc]
 
 
-def run(driver: Command, bundle: Path, *options: str) -> list[ProgramResult]:
-    """Run a bundle; what its programs gave."""
+def drive(driver: Command, bundle: Path, *options: str) -> Path:
+    """Run a bundle; the file of its results."""
     output = bundle.with_suffix(".results")
-    done = subprocess.run(
-        [*driver, "--output", output, *options, bundle], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    command = [*driver, "--output", output, *options, bundle]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return list(read_results(output))
+    return output
 
 
 class Recorder:

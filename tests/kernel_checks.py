@@ -25,7 +25,13 @@ MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1,
 FEW_ROWS = (1, 2, 5)
 OUTPUT_OPS = ("logits_projection", "select", "output_rows")
 
-Make = Callable[[bytes, list[NDArray[np.uint8]], int, int], Any]
+Make = Callable[[Plan, list[NDArray[np.uint8]], int, int], Any]
+"""What makes a program of a plan, its weights, blocks of the cache and a number of threads."""
+
+
+def native(plan: Plan, weights: list[NDArray[np.uint8]], kv_blocks: int, n_threads: int) -> _native.Program:
+    """The program of this machine's core."""
+    return _native.Program(encode_plan(plan, OPS), weights, kv_blocks, n_threads)
 
 
 @cache
@@ -99,7 +105,7 @@ def make_program(
     )  # fmt: skip
     weights = [w.data for w in case.weights]
     blocks = 1 if cached is None else len(cached.keys)
-    return make(encode_plan(plan, OPS), weights, blocks, n_threads), step.choices
+    return make(plan, weights, blocks, n_threads), step.choices
 
 
 def fill(program: _native.Program, case: Case, place: Layout) -> None:
@@ -147,7 +153,7 @@ def difference(got: NDArray[np.uint8], wanted: NDArray[np.uint8], place: Layout)
     return f"{wrong.size} wrong bytes, the first in {b.name}[{row}, {column}] of width {b.width}"
 
 
-def check(row: TableRow, case: Case, n_threads: int, make: Make = _native.Program) -> str | None:
+def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str | None:
     """Run a case with the row's instruction set. What is wrong, if anything. ``make`` stands in for the native program."""
     op, layout, isa = row.op, row.layout, row.isa
     n_tokens = max([case.t, *(len(x) for x in case.inputs)])
