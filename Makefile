@@ -5,12 +5,13 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 BUILD := build/native
 ARM_BUILD := build/aarch64
+PEERS := build/peers
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?= 2
 PROMPT ?= ROMEO:
 
-.PHONY: run test arm arm-driver bench docs fmt lint build stub wheel clean
+.PHONY: run test crossval arm arm-driver bench docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -18,6 +19,17 @@ run: build
 
 test: build
 	$(PY) -X faulthandler -m pytest -q -n $(WORKERS)
+
+# Against transformers, in an environment of its own on top of .venv. The version is pinned to one that has a CPU build.
+crossval: build $(PEERS)/.stamp
+	$(PEERS)/bin/python -X faulthandler -m pytest -q tests/parity/test_transformers.py tests/e2e/test_eval_and_crossval.py
+
+$(PEERS)/.stamp: Makefile
+	@$(PYTHON) -m venv $(PEERS)
+	@echo "import site; site.addsitedir('$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("platlib"))')')" \
+	  >$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tritium-environment.pth
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0 'transformers>=5,<6'
+	@touch $@
 
 # The core for another processor: needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
 arm: build arm-driver
