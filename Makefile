@@ -17,7 +17,8 @@ PROMPT ?= ROMEO:
 run: build
 	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 128 --temperature 0.8 --top-p 0.95 --seed 1
 
-test: build
+# The tests for Arm skip where there is no cross compiler or no emulator.
+test: build $(if $(shell command -v $(ARM_CXX)),arm-driver)
 	$(PY) -X faulthandler -m pytest -q -n $(WORKERS)
 
 # Against transformers, in an environment of its own on top of .venv. The version is pinned to one that has a CPU build.
@@ -31,7 +32,7 @@ $(PEERS)/.stamp: Makefile
 	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0 'transformers>=5,<6'
 	@touch $@
 
-# The core for another processor: needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
+# Needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
 arm: build arm-driver
 	$(PY) -X faulthandler -m pytest -q -n $(WORKERS) tests/parity/test_arm.py
 
