@@ -152,6 +152,10 @@ void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Token
     add_dots(s1, _mm512_and_si512(w, mask1), a + 4, x.a_stride);
     add_dots(s2, _mm512_and_si512(w, mask2), a + 8, x.a_stride);
     add_dots(s3, _mm512_and_si512(w, mask3), a + 12, x.a_stride);
+    settle(s0);
+    settle(s1);
+    settle(s2);
+    settle(s3);
     block += kPanelBlockBytes;
     a += kPanelDepth;
   } while (block < stop);
