@@ -59,7 +59,7 @@ def test_older_processors_are_told_apart(driver: Command, cpu: str, lacking: set
 
 
 @pytest.mark.parametrize("name", [*TINY, "demo"])
-@pytest.mark.parametrize("isa", (*ISAS, "scalar"))
+@pytest.mark.parametrize("isa", [*ISAS, "scalar"])
 def test_every_instruction_set_gives_the_golden_bits(driver: Command, name: str, isa: str, tmp_path: Path) -> None:
     """The plan is made here for the other machine: nothing of it depends on where it is made."""
     number = [*TINY, "demo"].index(name)
