@@ -15,9 +15,31 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TRITIUM_WATCHES_MEMORY 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define TRITIUM_WATCHES_MEMORY 1
+#endif
+#if defined(TRITIUM_WATCHES_MEMORY)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace tritium {
 
 namespace {
+
+// The address sanitizer knows the ends of what malloc gives; here it is told. In other builds the strip behind a region is empty.
+#if defined(TRITIUM_WATCHES_MEMORY)
+constexpr uint64_t kStrip = 64;
+void forbid(uint8_t* begin, uint64_t n) { __asan_poison_memory_region(begin, n); }
+void allow(uint8_t* begin, uint64_t n) { __asan_unpoison_memory_region(begin, n); }
+#else
+constexpr uint64_t kStrip = 0;
+void forbid(uint8_t*, uint64_t) {}
+void allow(uint8_t*, uint64_t) {}
+#endif
 
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
@@ -38,7 +60,7 @@ uint64_t round_up_page(uint64_t n) {
 Pages::Pages(uint64_t nbytes, PageSize page_size) {
   if (nbytes == 0) return;
   if (nbytes > (uint64_t{1} << 46)) throw std::bad_alloc();
-  const uint64_t size = round_up_page(nbytes);
+  const uint64_t size = round_up_page(nbytes + kStrip);
   const bool large = page_size == PageSize::huge && size >= kHugePage;
   const uint64_t reserved = large ? size + kHugePage : size;
   void* mapped = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, kMapFlags, -1, 0);
@@ -53,12 +75,16 @@ Pages::Pages(uint64_t nbytes, PageSize page_size) {
     madvise(begin, size, MADV_HUGEPAGE);
 #endif
   }
+  forbid(begin + nbytes, size - nbytes);
   data_ = begin;
   size_ = nbytes;
 }
 
 Pages::~Pages() {
-  if (data_ != nullptr) munmap(data_, round_up_page(size_));
+  if (data_ == nullptr) return;
+  const uint64_t size = round_up_page(size_ + kStrip);
+  allow(data_ + size_, size - size_);
+  munmap(data_, size);
 }
 
 Pages::Pages(Pages&& other) noexcept
