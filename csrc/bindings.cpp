@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -15,6 +16,7 @@
 
 #include "bandwidth.h"
 #include "executor.h"
+#include "int8_peak.h"
 #include "pack.h"
 #include "plan.h"
 #include "registry.h"
@@ -305,5 +307,8 @@ NB_MODULE(_native, m) {
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
+  m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Billions of multiply-accumulates a second that n_threads reach together with the instruction set's product of int8, on\n"
+        "registers alone: the best of 7 passes. Errors: ValueError for an instruction set that does not run here.");
   bind_program(m);
 }

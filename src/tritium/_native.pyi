@@ -51,6 +51,12 @@ def read_bandwidth(n_threads: int, nbytes: int) -> float:
     Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.
     """
 
+def int8_peak(isa: str, n_threads: int) -> float:
+    """
+    Billions of multiply-accumulates a second that n_threads reach together with the instruction set's product of int8, on
+    registers alone: the best of 7 passes. Errors: ValueError for an instruction set that does not run here.
+    """
+
 class Program:
     """
     A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises RuntimeError.

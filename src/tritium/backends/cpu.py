@@ -54,6 +54,14 @@ def read_bandwidth(n_threads: int, n_bytes: int) -> float:
     return _native.read_bandwidth(n_threads, n_bytes)
 
 
+def int8_peak(isa: str, n_threads: int) -> float:
+    """Billions of int8 multiply-accumulates a second that ``n_threads`` reach together on registers: the best of several passes.
+
+    Errors: ValueError for an instruction set that does not run here.
+    """
+    return _native.int8_peak(isa, n_threads)
+
+
 class CpuBackend:
     """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels.
 
