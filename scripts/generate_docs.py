@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 
 from tritium import env, numerics, profile
 from tritium.cli import EXIT_CODES, program
+from tritium.receipts import schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH = 100
@@ -99,6 +101,7 @@ def main() -> int:
         ("cli.md", cli_page()),
         ("environment.md", environment_page()),
         ("numerics.md", numerics_page()),
+        ("receipt.schema.json", json.dumps(schema.RECEIPT, indent=2) + "\n"),
     ):
         path = DOCS / name
         if "--check" not in sys.argv[1:]:

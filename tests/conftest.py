@@ -45,5 +45,6 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the defaults, whatever the developer has exported."""
-    for name in [name for name in os.environ if name.startswith("TRITIUM_") and name != "TRITIUM_TEST_DATA"]:
+    ours = ("TRITIUM_", "BITNET_", "RAYON_NUM_THREADS")
+    for name in [name for name in os.environ if name.startswith(ours) and name != "TRITIUM_TEST_DATA"]:
         monkeypatch.delenv(name)

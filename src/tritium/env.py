@@ -13,7 +13,7 @@ class Variable:
     """One environment variable: its name, how its text is read, what unset means, and what it does."""
 
     name: str
-    kind: Literal["name", "count", "path", "flag"]
+    kind: Literal["name", "count", "number", "path", "flag"]
     default: str
     meaning: str
 
@@ -22,7 +22,23 @@ VARIABLES = (
     Variable(
         "TRITIUM_ISA", "name", "the best that works", "Instruction set of the native core: a row of csrc/isa.list."
     ),
-    Variable("TRITIUM_THREADS", "count", "one a core", "Threads of the native core, at least 1."),
+    Variable("TRITIUM_THREADS", "count", "RAYON_NUM_THREADS", "Threads of the native core, at least 1."),
+    Variable("RAYON_NUM_THREADS", "count", "one a core", "Threads where TRITIUM_THREADS is not set; 0 is one a core."),
+    Variable("BITNET_GGUF", "path", "demo", "The model of commands that are given none."),
+    Variable("BITNET_SEED", "number", "0", "Key of the random numbers where no --seed is given."),
+    Variable(
+        "BITNET_DETERMINISTIC",
+        "flag",
+        "off",
+        "1: a receipt is written after two runs or more, and only if they give the same tokens and logits.",
+    ),
+    Variable(
+        "BITNET_STRICT_MODE",
+        "flag",
+        "off",
+        "1: a run whose receipt a judge would reject, or that used a fallback, an unquantized linear layer or an unknown kernel, "
+        "fails with exit 5 and writes no receipt.",
+    ),
     Variable("TRITIUM_CACHE", "path", "$XDG_CACHE_HOME/tritium", "Folder for files that can be made again."),
     Variable("XDG_CACHE_HOME", "path", "~/.cache", "Parent of the cache folder where TRITIUM_CACHE is not set."),
     Variable("NO_COLOR", "flag", "off", "Any value but the empty one turns color off."),
@@ -46,10 +62,46 @@ def isa() -> str | None:
 def threads() -> int | None:
     """The number of threads asked for, or None. Errors: ValueError if it is not an integer of at least 1."""
     text = _text("TRITIUM_THREADS")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"TRITIUM_THREADS: expected an integer of at least 1, got {text!r}")
+    if text:
+        return _integer("TRITIUM_THREADS", text, 1)
+    text = _text("RAYON_NUM_THREADS")
+    return (_integer("RAYON_NUM_THREADS", text, 0) or None) if text else None
+
+
+def model() -> str | None:
+    """The model asked for, or None."""
+    return _text("BITNET_GGUF") or None
+
+
+def seed() -> int | None:
+    """The key of the random numbers asked for, or None. Errors: ValueError if it is not an integer of at least 0."""
+    text = _text("BITNET_SEED")
+    return _integer("BITNET_SEED", text, 0) if text else None
+
+
+def is_deterministic() -> bool:
+    """True where a receipt needs equal repeats."""
+    return _is_on(_text("BITNET_DETERMINISTIC"))
+
+
+def is_strict() -> bool:
+    """True where a run that a judge would reject has to fail."""
+    return _is_on(_text("BITNET_STRICT_MODE"))
+
+
+def recorded() -> dict[str, str]:
+    """The variables with an effect on a run that are set, as text: what a receipt tells of the environment."""
+    names = [v.name for v in VARIABLES if v.name not in ("NO_COLOR", "XDG_CACHE_HOME", "TRITIUM_CACHE", "BITNET_GGUF")]
+    return {name: _text(name) for name in names if _text(name)}
+
+
+def _is_on(text: str) -> bool:
+    return text.lower() not in ("", "0", "false", "off", "no")
+
+
+def _integer(name: str, text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {text!r}")
     return int(text)
 
 

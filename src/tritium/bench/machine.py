@@ -26,7 +26,8 @@ class Machine:
     """Facts about the machine.
 
     ``n_cpus`` are those that this process may use, ``n_cores`` the physical cores behind them; ``cpu_quota`` is the control
-    group's limit in CPUs; ``huge_pages`` is the mode of transparent huge pages; ``governor`` that of the first CPU.
+    group's limit in CPUs; ``huge_pages`` is the mode of transparent huge pages; ``governor`` that of the first CPU; ``flags`` are
+    the first CPU's features in the kernel's words.
     """
 
     os: str
@@ -43,6 +44,7 @@ class Machine:
     memory_available_bytes: int | None
     huge_pages: str | None
     governor: str | None
+    flags: tuple[str, ...] = ()
 
 
 def _text(path: Path) -> str | None:
@@ -106,6 +108,7 @@ def read_machine(root: Path = Path("/"), allowed: set[int] | None = None) -> Mac
     if allowed is None:
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cpuinfo = _text(root / "proc/cpuinfo") or ""
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     cpus = root / "sys/devices/system/cpu"
     return Machine(
@@ -123,4 +126,5 @@ def read_machine(root: Path = Path("/"), allowed: set[int] | None = None) -> Mac
         memory_available_bytes=_memory(root, "MemAvailable"),
         huge_pages=_in_brackets(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
         governor=_text(cpus / "cpu0/cpufreq/scaling_governor"),
+        flags=tuple(flags[1].split()) if flags else (),
     )

@@ -154,6 +154,7 @@ def invoke(arguments: Sequence[str]) -> int:
         settings: dict[str, Any] = {"obj": invocation, "color": False if env.no_color() else None}
         try:
             env.threads()
+            env.seed()
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with program.make_context("tritium", list(arguments), **settings) as context:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tritium import env
 from tritium.cli import note
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ PROBE_BYTES = 256 << 20
 """Read to measure the memory bandwidth; larger than the caches of most machines."""
 
 _MODEL_OPTIONS = (
-    click.option("-m", "--model", default="demo", show_default=True, help='A GGUF file, or "demo".'),
+    click.option("-m", "--model", help='A GGUF file, or "demo". [default: BITNET_GGUF, else demo]'),
     click.option("--threads", type=int, help="Threads of the native core. [default: TRITIUM_THREADS, else one a core]"),
     click.option("--device", default="auto", show_default=True, help="auto or cpu."),
     click.option("--backend", help="Name the back end outright: cpu, reference or null."),
@@ -49,7 +50,7 @@ _SAMPLING_OPTIONS = (
     click.option("--frequency-penalty", type=float, help="Subtracted for each time a token was output. [default: 0]"),
     click.option("--presence-penalty", type=float, help="Subtracted once a token was output. [default: 0]"),
     click.option("--logit-bias", multiple=True, metavar="ID=BIAS", help="Added to a token's logit; repeatable."),
-    click.option("--seed", type=int, help="Key of the random numbers. [default: 0]"),
+    click.option("--seed", type=int, help="Key of the random numbers. [default: BITNET_SEED, else 0]"),
     click.option("--stop", multiple=True, metavar="TEXT", help="End in front of this text; repeatable."),
     click.option("--stop-id", "stop_ids", multiple=True, type=int, help="End at this token; repeatable."),
     click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens."),
@@ -75,10 +76,10 @@ _MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layo
 
 def load_model(options: dict[str, Any], *, quiet: bool = False) -> Model:
     """Take the model's options out of ``options``, load it, and say what was assumed where the file is silent."""
-    from tritium.engine.model import load
+    from tritium.engine.model import DEMO, load
 
     chosen = {key: options.pop(key) for key in _MODEL_KEYS}
-    model = load(chosen.pop("model"), **chosen)
+    model = load(chosen.pop("model") or env.model() or DEMO, **chosen)
     if not quiet:
         for line in model.tokenizer.notes:
             note(line)
@@ -90,6 +91,9 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
     from tritium.engine.sampling import SamplingParams
 
     given = {key: value for key, value in options.items() if value is not None}
+    seed = env.seed()
+    if seed is not None:
+        given.setdefault("seed", seed)
     given["logit_bias"] = dict(map(_read_bias, given["logit_bias"]))
     return SamplingParams(**given)
 

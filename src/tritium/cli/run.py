@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tritium import env
 from tritium.cli import json_option, note, print_json
 from tritium.cli._generation import (
     Figures,
@@ -20,6 +21,7 @@ from tritium.cli._generation import (
     sampling_options,
     sampling_params,
 )
+from tritium.cli._receipt import Recording
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult, Stream
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
     help="Put the prompt into the chat template. [default: if the file brings one; it is said on stderr]",
 )
 @click.option("--parse-special", is_flag=True, help="Read names of control tokens in the prompt as those tokens.")
+@click.option("--receipt", type=click.Path(path_type=Path), help="Write a receipt of the run to this file.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 1000),
+    help="Runs of a receipt; equal outcomes of two or more say deterministic. [default: 1]",
+)
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the text; measure nothing.")
 def command(
@@ -45,6 +53,8 @@ def command(
     file: Path | None,
     chat: bool | None,
     parse_special: bool,
+    receipt: Path | None,
+    repeats: int | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -55,11 +65,16 @@ def command(
     The last line, on stderr, tells the number of tokens; tokens a second and milliseconds a token after the first one;
     bytes of weights and cache read a second, and their share of the bandwidth that is measured right afterwards; and the
     start of the SHA-256 of the last position's logits. Ctrl-C ends it early and keeps what there is.
+
+    A receipt holds what the executor counted and the clock showed; "tritium verify-receipt" judges it. A run that fails or is
+    interrupted writes none.
     """
     if prompt is not None and file is not None:
         raise click.UsageError("PROMPT and --file exclude each other")
     if options["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json")
+    if repeats is not None and receipt is None:
+        raise click.UsageError("--repeats needs --receipt")
     if prompt is None:
         prompt = _read(file)
     cancel = threading.Event()
@@ -68,16 +83,30 @@ def command(
         applied = model.has_chat_template if chat is None else chat
         if applied and parse_special:
             raise click.UsageError("--parse-special needs --no-chat: a template's text is its own")
-        settings: dict[str, Any] = {"cancel": cancel, "measure": not quiet}
-        if applied:
-            stream = model.chat_stream([{"role": "user", "content": prompt}], params, **settings)
-        else:
-            stream = model.stream(prompt, params, parse_special=parse_special, **settings)
+        recording = Recording(model, params, receipt, repeats) if receipt is not None or env.is_strict() else None
+        settings: dict[str, Any] = {"cancel": cancel, "measure": not quiet or recording is not None}
+
+        def start() -> Stream:
+            """The generation, from its beginning."""
+            observer = None if recording is None else recording.observe()
+            if applied:
+                messages = [{"role": "user", "content": prompt}]
+                return model.chat_stream(messages, params, observer=observer, **settings)
+            return model.stream(prompt, params, parse_special=parse_special, observer=observer, **settings)
+
+        def restart() -> Stream:
+            """The same once more: the end of a stream cancels what it began with."""
+            cancel.clear()
+            return start()
+
+        stream = start()
         if not quiet:
             note("chat template applied" if applied else "no chat template applied")
         with stream:
             _print(stream, as_json)
         result = stream.result
+        if recording is not None and result.finish_reason != "cancelled":
+            recording.finish(result, restart)
         measured = None if quiet else figures(model, result)
         if as_json:
             print_json({**_document(model, result, measured), "chat_template": applied, "sampling": asdict(params)})
@@ -85,6 +114,8 @@ def command(
             note(result.finish_detail)
         if measured is not None:
             note(measured.line())
+        if receipt is not None and result.finish_reason != "cancelled" and not quiet:
+            note(f"receipt {receipt}")
     if result.finish_reason == "cancelled":
         click.get_current_context().exit(130)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
 from tritium.errors import ShapeError, TritiumError
 from tritium.executor import Executor, single_sequence
 from tritium.numerics import F32
+from tritium.types import Trace
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -57,6 +58,20 @@ class GenerationResult:
     def decode_ns(self) -> int:
         """Nanoseconds from the first token to the last."""
         return sum(self.token_ns[1:])
+
+
+class Observer(Protocol):
+    """Is told how one generation went, on the clock of ``time.perf_counter_ns``; its methods must be quick.
+
+    ``begin``: the submission. ``step``: a step forwarded ``n_tokens`` of its tokens from ``position`` on, of ``n_batch`` in all,
+    and computed ``n_outputs`` rows of logits. ``end``: the last token is chosen; what the executor has counted up to here.
+    """
+
+    def begin(self, ns: int) -> None: ...
+
+    def step(self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int) -> None: ...
+
+    def end(self, trace: Trace) -> None: ...
 
 
 class StopStrings:
@@ -100,11 +115,11 @@ class Generation(Scheduled):
     def __init__(
         self, prompt: NDArray[np.int32], capacity: int, sampler: Sampler, tokenizer: Tokenizer, *,
         twin: Generation | None = None, cancel: threading.Event | None = None, measure: bool = False,
-        continuation: bool = True,
+        continuation: bool = True, observer: Observer | None = None,
     ) -> None:  # fmt: skip
         super().__init__(prompt, capacity, sampler, twin)
         self.params = sampler.params
-        self.measure = measure
+        self.measure, self.observer = measure, observer
         self.cancel = threading.Event() if cancel is None else cancel
         self.error: Exception | None = None
         self.pieces: list[str] = []
@@ -117,6 +132,8 @@ class Generation(Scheduled):
         self._logprobs: list[TokenLogprob] = []
         self._stamps = np.zeros(capacity - len(prompt) + 1, np.int64)
         self._stamps[0] = time.perf_counter_ns()
+        if observer is not None:
+            observer.begin(int(self._stamps[0]))
         self.bytes_at_first = 0
         self.decode_bytes: int | None = None
         self.logits_sha256: str | None = None
@@ -253,8 +270,10 @@ class Engine:
     def submit(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, *,
         cancel: threading.Event | None = None, measure: bool = False, continuation: bool = True,
+        observer: Observer | None = None,
     ) -> list[Generation]:  # fmt: skip
         """Queue prompts; equal ones are forwarded once. Without ``continuation`` the text begins anew, as an answer does.
+        An ``observer`` follows one prompt.
 
         Errors: ShapeError for an empty prompt, a token id out of range, a prompt that leaves no room in the context.
         """
@@ -268,7 +287,7 @@ class Engine:
             key = prompt.tobytes()
             generation = Generation(
                 prompt, capacity, sampler, self.tokenizer,
-                twin=twins.get(key), cancel=cancel, measure=measure, continuation=continuation,
+                twin=twins.get(key), cancel=cancel, measure=measure, continuation=continuation, observer=observer,
             )  # fmt: skip
             made.append(generation)
             twins.setdefault(key, generation)
@@ -299,6 +318,7 @@ class Engine:
             work = self._scheduler.schedule()
             if work is None:
                 return False
+            start = time.perf_counter_ns()
             try:
                 result = self.executor.step(work.batch)
             except Exception as error:
@@ -307,6 +327,7 @@ class Engine:
                 if isinstance(error, TritiumError):
                     return True
                 raise
+            _observe(work, start, time.perf_counter_ns())
             self._scheduler.commit(work)
             for row, generation in enumerate(work.outputs):
                 try:
@@ -380,6 +401,8 @@ class Engine:
                 self._retire(generation)
 
     def _retire(self, generation: Generation) -> None:
+        if generation.observer is not None:
+            generation.observer.end(self.executor.trace())
         if generation.measure and generation.n_generated and generation.error is None:
             generation.decode_bytes = self._counted_bytes() - generation.bytes_at_first
             generation.logits_sha256 = self._hash_last_logits(generation)
@@ -401,3 +424,11 @@ class Engine:
         batch = single_sequence(generation.tokens[last : last + 1], last, row, all_outputs=True)
         logits = self.executor.step(batch).logits
         return None if logits is None else hashlib.sha256(logits[0].astype("<f4").tobytes()).hexdigest()
+
+
+def _observe(work: Work[Generation], start: int, end: int) -> None:
+    """Tell observers of a step, before it is committed: positions are those that it began with."""
+    for generation, n in work.parts:
+        if generation.observer is not None:
+            outputs = sum(1 for other in work.outputs if other is generation)
+            generation.observer.step(start, end, generation.n_computed, n, len(work.batch.tokens), outputs)

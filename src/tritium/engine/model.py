@@ -12,7 +12,7 @@ from typing import Any, Self, overload
 
 from tritium import backends
 from tritium.engine.chat import encode_chat
-from tritium.engine.generate import Engine, Generation, GenerationResult, Stream
+from tritium.engine.generate import Engine, Generation, GenerationResult, Observer, Stream
 from tritium.engine.kv import block_bytes, blocks_for
 from tritium.engine.sampling import SamplingParams
 from tritium.engine.tokenizer import Tokenizer
@@ -157,6 +157,13 @@ class Model:
         return self._open_engine
 
     @property
+    def file(self) -> GGUFFile:
+        """The open model file. Errors: ShapeError after ``close``."""
+        if self._open_engine is None:
+            raise ShapeError("the model is closed", where=str(self.path))
+        return self._file
+
+    @property
     def has_chat_template(self) -> bool:
         """True if the file brings a chat template: it was tuned on conversations."""
         return bool(self.tokenizer.chat_template)
@@ -216,11 +223,12 @@ class Model:
 
     def stream(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None, *,
-        parse_special: bool = False, cancel: threading.Event | None = None, measure: bool = False, **fields: Any,
+        parse_special: bool = False, cancel: threading.Event | None = None, measure: bool = False,
+        observer: Observer | None = None, **fields: Any,
     ) -> Stream:  # fmt: skip
         """Continue a prompt piece by piece; the pieces joined are the text that ``generate`` returns. As ``generate``."""
         generations = self.engine.submit(
-            [self._ids(prompt, parse_special)], _params(params, fields), cancel=cancel, measure=measure
+            [self._ids(prompt, parse_special)], _params(params, fields), cancel=cancel, measure=measure, observer=observer
         )
         return self._stream(generations)
 
@@ -234,12 +242,12 @@ class Model:
 
     def chat_stream(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
-        cancel: threading.Event | None = None, measure: bool = False, **fields: Any,
+        cancel: threading.Event | None = None, measure: bool = False, observer: Observer | None = None, **fields: Any,
     ) -> Stream:  # fmt: skip
         """As ``chat``, piece by piece."""
         ids = encode_chat(self.tokenizer, messages)
         generations = self.engine.submit(
-            [ids], _params(params, fields), cancel=cancel, measure=measure, continuation=False
+            [ids], _params(params, fields), cancel=cancel, measure=measure, continuation=False, observer=observer
         )
         return self._stream(generations)
 

@@ -1,0 +1,85 @@
+"""Judge receipts: what they prove, claim by claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tritium.cli import json_option, print_json
+from tritium.errors import FormatError
+
+if TYPE_CHECKING:
+    from tritium.gates import Verdict
+
+DEFAULT = Path("ci/inference.json")
+REJECTED, INCONCLUSIVE = 1, 8
+
+
+@click.command(short_help=__doc__)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--path", "named", type=click.Path(path_type=Path), help="The same, as an option. [default: ci/inference.json]"
+)
+@click.option("--require", default="", metavar="CLAIM=LEVEL,…", help="Levels to be reached, as speed=E3,kernels=E3.")
+@click.option(
+    "--require-gpu-kernels", is_flag=True, help="Refuse a receipt without a GPU kernel, whatever its back end."
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path),
+    help="Thresholds and claims. [default: the shipped ones]",
+)
+@json_option
+def command(
+    path: Path | None,
+    named: Path | None,
+    require: str,
+    require_gpu_kernels: bool,
+    policy_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge the receipt at PATH, or every *.json file in the folder PATH and below.
+
+    Claims are output, model, kernels, speed, determinism and provenance; each stands at a level of its own: E0 well-formed, E1
+    self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
+    receipt; one that cannot be decided only caps the level. Exit 0: accepted; 1: rejected; 8: nothing failed, but
+    a required level was not reached; 3: not found. Nothing that a receipt names is opened.
+    """
+    from tritium.gates import judge, parse_requirements, read_policy
+
+    if path is not None and named is not None:
+        raise click.UsageError("PATH and --path exclude each other")
+    place = path or named or DEFAULT
+    policy = read_policy(policy_file)
+    try:
+        required = parse_requirements(require, policy)
+    except FormatError as error:
+        raise click.UsageError(str(error)) from None
+    is_folder = place.is_dir()
+    files = sorted(place.rglob("*.json")) if is_folder else [place]
+    if not files:
+        raise FileNotFoundError(2, "no *.json file in this folder", str(place))
+    verdicts = [
+        (file, judge(file.read_bytes(), policy, required=required, gpu_required=require_gpu_kernels)) for file in files
+    ]
+    if as_json:
+        documents = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
+        print_json(documents if is_folder else documents[0])
+    elif is_folder:
+        _print_table(verdicts)
+    else:
+        click.echo("\n".join(verdicts[0][1].lines()))
+    codes = {verdict.exit_code for _, verdict in verdicts}
+    click.get_current_context().exit(REJECTED if REJECTED in codes else INCONCLUSIVE if INCONCLUSIVE in codes else 0)
+
+
+def _print_table(verdicts: list[tuple[Path, Verdict]]) -> None:
+    """A line a file: the verdict, the levels, what failed first."""
+    for file, verdict in verdicts:
+        levels = " ".join(f"{claim.name}={claim.level or '–'}" for claim in verdict.claims)
+        failed = verdict.failed
+        why = f"  {', '.join(check.id for check in failed)}: {failed[0].hint}" if failed else ""
+        click.echo(f"{verdict.word:<13}{file}  {levels}{why}")

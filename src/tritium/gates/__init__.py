@@ -1,0 +1,120 @@
+"""Judge receipts: pure functions of the evidence, one file a gate, the standard library alone.
+
+A gate is a file of this folder without an underscore in front: its ``gate(facts, policy)`` yields checks. It may trust that the
+receipt follows the schema. The gates of ``CLASSIC`` judge what does not, too: they see plain data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tritium.errors import FormatError
+from tritium.gates import _facts, _policy, _verdict
+from tritium.gates._check import LEVELS, Check, check
+from tritium.receipts import jcs, schema, strict_json
+
+Check = Check
+Facts = _facts.Facts
+Policy = _policy.Policy
+Verdict = _verdict.Verdict
+read_policy = _policy.read_policy
+
+CLASSIC = "classic"
+
+__all__ = ["LEVELS", "Check", "Facts", "Policy", "Verdict", "gates", "judge", "parse_requirements", "read_policy"]
+
+
+@cache
+def gates() -> tuple[ModuleType, ...]:
+    """The gates, by file name."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != CLASSIC)
+    return tuple(importlib.import_module(f"{__name__}.{name}") for name in names)
+
+
+def parse_requirements(text: str, policy: Policy) -> dict[str, str]:
+    """``claim=level,…`` as a mapping. Errors: FormatError for an unknown claim or level."""
+    out = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        claim, _, level = part.partition("=")
+        if claim not in policy.claims or level not in LEVELS:
+            raise FormatError("requirement", where=part, expected=f"one of {', '.join(policy.claims)} = E0 to E6")
+        out[claim] = level
+    return out
+
+
+def judge(
+    data: bytes,
+    policy: Policy | None = None,
+    *,
+    required: Mapping[str, str] | None = None,
+    gpu_required: bool = False,
+    now: datetime | None = None,
+) -> Verdict:
+    """Judge the bytes of a receipt. ``now`` is the judge's clock."""
+    policy = policy or read_policy()
+    moment = now or datetime.now(UTC)
+    checks: list[Check] = []
+    receipt_sha256, notes = hashlib.sha256(data).hexdigest(), {}
+    value: Any = None
+    try:
+        value = strict_json.loads(data)
+        checks.append(check("strict_json", "E0", True))
+    except FormatError as error:
+        checks.append(check("strict_json", "E0", False, hint=str(error)))
+    else:
+        receipt_sha256 = hashlib.sha256(jcs.canonical(value)).hexdigest()
+        checks += _judge_value(value, policy, gpu_required, moment)
+        notes = _notes(value) if not any(c.status == "FAIL" for c in checks) else {}
+    return _verdict.conclude(checks, policy, required or {}, receipt_sha256, notes)
+
+
+def _judge_value(value: Any, policy: Policy, gpu_required: bool, now: datetime) -> Iterator[Check]:
+    classic = importlib.import_module(f"{__name__}.{CLASSIC}")
+    results = [*_schema_checks(value)]
+    if isinstance(value, dict):
+        results += classic.gate(value, gpu_required)
+    yield from results
+    if all(c.status != "FAIL" for c in results if c.id == "schema") and isinstance(value, dict):
+        facts = Facts(value, now)
+        for module in gates():
+            yield from module.gate(facts, policy)
+
+
+def _schema_checks(value: Any) -> Iterator[Check]:
+    wrong = list(schema.violations(value))
+    if not wrong and "evidence" in value:
+        wrong += [f"$.{name}: expected beside evidence" for name in schema.WITH_EVIDENCE if name not in value]
+    hint = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    yield check("schema", "E0", not wrong, hint=hint)
+
+
+def _notes(value: Mapping[str, Any]) -> dict[str, str]:
+    """What a claim says, in figures."""
+    facts = Facts(value, datetime.now(UTC))
+    speed = facts.tokens_per_second
+    notes = {"speed": "no decode rate" if speed is None else f"{speed:g} tok/s"}
+    if facts.evidence is None:
+        return notes
+    run, ledger = facts.run, facts.ledger
+    body = next(f for f in ledger["families"] if f["family"] == "body")
+    notes["output"] = f"{len(run['token_ids'])}/{run['max_tokens']} ids, {run['finish_reason']}"
+    notes["model"] = f"{facts.config['architecture']} {facts.model['sha256'][:16]}"
+    notes["kernels"] = (
+        f"body MACs {body['macs'] + body['macs_skipped']}; quantized fraction {ledger['quantized_fraction']:.3f}"
+    )
+    probe = facts.evidence["bandwidth"]
+    decode = [p for p in run["passes"] if p["n_tokens"] == 1]
+    if probe and decode:
+        speed_now = sum(map(facts.pass_bytes, decode)) / sum(p["ns"] for p in decode)
+        notes["speed"] += (
+            f", {speed_now:.3g} GB/s = {100 * speed_now / probe['median_gb_per_s']:.0f} % of the read bandwidth"
+        )
+    notes["determinism"] = f"{len(facts.evidence['repeats'])} runs"
+    return notes

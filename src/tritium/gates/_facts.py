@@ -1,0 +1,157 @@
+"""A receipt that follows the schema, with what several gates work out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from tritium.receipts import registry
+
+LINEAR, ATTENTION, HEAD = "linear", "attention", "logits_projection"
+
+
+def ids_hash(ids: Sequence[int]) -> str:
+    """SHA-256 of token ids as little-endian u32."""
+    return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
+
+
+def parse_time(text: str) -> datetime:
+    """A moment of RFC 3339. Errors: ValueError."""
+    return datetime.fromisoformat(text.replace("z", "Z").replace("Z", "+00:00")).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """A ledger row: block −1 stands outside the layers, ``op`` is "unknown" for an id that no registry has."""
+
+    block: int
+    label: str
+    kernel: str
+    op: str
+    calls: int
+    macs: int
+    macs_skipped: int
+    bytes: int
+    ns: int
+
+
+class Facts:
+    """``data`` is the parsed receipt, ``evidence`` its evidence or None. Everything else is worked out when it is asked for."""
+
+    def __init__(self, data: Mapping[str, Any], now: datetime) -> None:
+        self.data, self.now = data, now
+        self.evidence: Mapping[str, Any] | None = data.get("evidence")
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The speed that is claimed: flat, or in ``performance_baseline`` as older receipts have it."""
+        flat = self.data.get("tokens_per_second")
+        if flat is not None:
+            return float(flat)
+        nested = self.data.get("performance_baseline", {}).get("tokens_per_second")
+        return None if nested is None else float(nested)
+
+    @cached_property
+    def run(self) -> Mapping[str, Any]:
+        """The recorded run. Errors: KeyError without evidence."""
+        return self._part("run")
+
+    @cached_property
+    def model(self) -> Mapping[str, Any]:
+        """The model's part."""
+        return self._part("model")
+
+    @cached_property
+    def plan(self) -> Mapping[str, Any]:
+        """The plan's part."""
+        return self._part("plan")
+
+    @cached_property
+    def ledger(self) -> Mapping[str, Any]:
+        """The ledger's part."""
+        return self._part("ledger")
+
+    @cached_property
+    def machine(self) -> Mapping[str, Any]:
+        """The machine's part."""
+        return self._part("machine")
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The model's hyperparameters."""
+        return self._part("model")["config"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def shapes(self) -> Mapping[str, list[int]]:
+        """Shapes of the model's tensors by name."""
+        return {tensor["name"]: tensor["shape"] for tensor in self.model["tensors"]}
+
+    @cached_property
+    def steps(self) -> tuple[StepWork, ...]:
+        """The ledger's rows."""
+        out = []
+        for row in self.ledger["steps"]:
+            block, dot, label = row["step"].partition(".")
+            entry = registry.find(row["kernel"])
+            work = (row[name] for name in ("calls", "macs", "macs_skipped", "bytes", "ns"))
+            is_layer = bool(dot) and block.isdigit()
+            op = entry.op if entry is not None else "unknown"
+            out.append(
+                StepWork(int(block) if is_layer else -1, label if is_layer else row["step"], row["kernel"], op, *work)
+            )
+        return tuple(out)
+
+    @cached_property
+    def head_name(self) -> str:
+        """The tensor that projects to logits."""
+        return "token_embd.weight" if self.config["tied_head"] else "output.weight"
+
+    @property
+    def n_forwarded(self) -> int:
+        """Positions that the passes forwarded."""
+        return sum(p["n_tokens"] for p in self.run["passes"])
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of logits that the passes computed."""
+        return sum(p["n_outputs"] for p in self.run["passes"])
+
+    @cached_property
+    def linear_bytes(self) -> int:
+        """Bytes of linear weights that one pass reads, as counted."""
+        best: dict[tuple[int, str], int] = {}
+        for s in self.steps:
+            if s.op == LINEAR and s.calls:
+                best[s.block, s.label] = max(best.get((s.block, s.label), 0), s.bytes // s.calls)
+        return sum(best.values())
+
+    @cached_property
+    def head_bytes(self) -> int:
+        """Bytes of the head that a pass with outputs reads, as counted."""
+        return max((s.bytes // s.calls for s in self.steps if s.op == HEAD and s.calls), default=0)
+
+    def cache_bytes(self, n_positions: int) -> int:
+        """Bytes of keys and values of so many positions in all layers, float16."""
+        c = self.config
+        return int(4 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"] * n_positions)
+
+    def pass_bytes(self, one: Mapping[str, int]) -> int:
+        """Unique bytes that a pass touches: body, head if it gave logits, keys and values up to its last position."""
+        head = self.head_bytes if one["n_outputs"] else 0
+        return self.linear_bytes + head + self.cache_bytes(one["position"] + one["n_tokens"])
+
+    def pass_macs(self, one: Mapping[str, int]) -> int:
+        """Multiply-accumulates of a pass in its linear layers."""
+        executed = sum(s.macs for s in self.steps if s.op == LINEAR)
+        return executed * one["n_tokens"] // max(self.n_forwarded, 1)
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        if self.evidence is None:
+            raise KeyError(name)
+        part: Mapping[str, Any] = self.evidence[name]
+        return part

@@ -1,0 +1,171 @@
+"""E1: one model, told everywhere the same: its hash, its tensors, its shapes, and how they lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tritium.gates._check import Check, check, not_applicable
+from tritium.gates._facts import Facts
+from tritium.gates._policy import Policy
+from tritium.receipts import jcs, registry
+
+BITS = {
+    "f32": 32.0,
+    "f16": 16.0,
+    "bf16": 16.0,
+    "i8": 8.0,
+    "q8_0": 8.5,
+    "q6_k": 6.5625,
+    "tq1_0": 1.6875,
+    "tq2_0": 2.0625,
+}
+I2S_TAIL_BYTES = 32
+TERNARY = ("i2_s", "i2_s_64", "i2_s_4row", "tq1_0", "tq2_0", "hf_u8", "tl1", "tl2", "qk256", "q2_0", "pq2_0", "ptq1_0")
+PANEL_ROWS, PANEL_COLUMNS, PANEL_BYTES, ALIGNMENT = 16, 16, 64, 64
+
+
+def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
+    """Hashes, sizes, shapes against the architecture, file layouts against layouts in memory."""
+    names = ("model_hash", "model_tensors", "model_shapes", "layout_map")
+    if facts.evidence is None:
+        yield from (not_applicable(name, "E1", "no evidence") for name in names[:3])
+        yield _declared_layout(facts)
+        return
+    model = facts.model
+    yield check("model_hash", "E1", facts.data["model"].get("sha256") == model["sha256"], facts.data["model"].get("sha256"),
+                model["sha256"], "The receipt names two models")  # fmt: skip
+    yield _tensors(model)
+    yield _shapes(facts)
+    yield _layouts(facts)
+
+
+def _tensors(model: Mapping[str, Any]) -> Check:
+    names = [t["name"] for t in model["tensors"]]
+    if len(set(names)) != len(names):
+        return check("model_tensors", "E1", False, len(names), "each tensor once", "A tensor stands there twice")
+    for t in model["tensors"]:
+        n = 1
+        for size in t["shape"]:
+            n *= size
+        expected = file_bytes(t["layout"], n)
+        if expected is not None and t["nbytes"] != expected:
+            return check("model_tensors", "E1", False, t["nbytes"], expected, f"{t['name']}: not the size of its shape")
+    total = sum(t["nbytes"] for t in model["tensors"])
+    if not total < model["nbytes"] <= 2 * total + (64 << 20):
+        return check(
+            "model_tensors", "E1", False, model["nbytes"], f"more than {total}", "The file cannot hold its tensors"
+        )
+    root = jcs.digest(model["tensors"])
+    return check("model_tensors", "E1", root == model["tensors_sha256"], model["tensors_sha256"], root,
+                 "The list of tensors has another hash")  # fmt: skip
+
+
+def file_bytes(layout: str, n: int) -> int | None:
+    """Bytes of n weights in a file's layout, or None for one whose size depends on more."""
+    if layout in ("i2_s", "i2_s_64", "i2_s_4row"):
+        return n // 4 + I2S_TAIL_BYTES
+    return int(n * BITS[layout]) // 8 if layout in BITS else None
+
+
+def _shapes(facts: Facts) -> Check:
+    for name, expected in expected_shapes(facts.config).items():
+        got = facts.shapes.get(name)
+        if got != expected:
+            return check(
+                "model_shapes",
+                "E1",
+                False,
+                f"{name} {got}",
+                str(expected),
+                "The tensors are not those of the architecture",
+            )
+    known = set(expected_shapes(facts.config))
+    extra = [n for n, shape in facts.shapes.items() if len(shape) == 2 and n not in known and n.startswith("blk.")]
+    c = facts.config
+    good = not extra and c["n_heads"] % c["n_kv_heads"] == 0
+    return check("model_shapes", "E1", good, ", ".join(extra[:3]) or f"{c['n_heads']} heads on {c['n_kv_heads']}",
+                 "the matrices of the architecture", "A matrix that no layer uses")  # fmt: skip
+
+
+def expected_shapes(c: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Matrices of a decoder: name → (out, in)."""
+    q, kv = c["n_heads"] * c["head_dim"], c["n_kv_heads"] * c["head_dim"]
+    layer = {
+        "attn_q": [q, c["d_model"]], "attn_k": [kv, c["d_model"]], "attn_v": [kv, c["d_model"]],
+        "attn_output": [c["d_model"], q], "ffn_gate": [c["d_ff"], c["d_model"]], "ffn_up": [c["d_ff"], c["d_model"]],
+        "ffn_down": [c["d_model"], c["d_ff"]],
+    }  # fmt: skip
+    out = {"token_embd.weight": [c["vocab_size"], c["d_model"]]}
+    if not c["tied_head"]:
+        out["output.weight"] = [c["vocab_size"], c["d_model"]]
+    return out | {f"blk.{i}.{name}.weight": shape for i in range(c["n_layers"]) for name, shape in layer.items()}
+
+
+def _declared_layout(facts: Facts) -> Check:
+    """A receipt without evidence may still say which quantization its model has: kernels of another need a repack on record."""
+    said = str(facts.data.get("model", {}).get("quantization") or facts.data.get("model_quantization") or "")
+    said = said.lower().replace("_", "")
+    layouts = {e.layout for e in map(registry.find, facts.data["kernels"]) if e is not None and e.kind == "quantized"}
+    layouts -= {"any", "none"}
+    if len(layouts) > 1:
+        return check("layout_map", "E1", False, ", ".join(sorted(layouts)), "one layout of ternary weights",
+                     "One model is stored in one way: these kernels are for different files")  # fmt: skip
+    if not said:
+        return not_applicable("layout_map", "E1", "no layout is told")
+    return check("layout_map", "E1", layouts <= {said[:3], said}, ", ".join(sorted(layouts)), said,
+                 "The kernels read another layout than the file's, and no repack is recorded")  # fmt: skip
+
+
+def _layouts(facts: Facts) -> Check:
+    """Residents cover the matrices, in layouts that their kernels read, in the bytes that these take."""
+    layouts = {t["name"]: t["layout"] for t in facts.model["tensors"]}
+    resident_of: dict[str, set[str]] = {}
+    for r in facts.plan["residents"]:
+        for name in r["tensors"]:
+            resident_of.setdefault(name, set()).add(r["layout"])
+        wrong = _resident_fault(r, facts, layouts)
+        if wrong:
+            return wrong
+    for s in facts.steps:
+        entry = registry.find(s.kernel)
+        if entry is None or s.op not in ("linear", "logits_projection", "embedding") or entry.layout in ("any", "none"):
+            continue
+        for part in s.label.split("+"):
+            name = f"blk.{s.block}.{part}.weight" if s.block >= 0 else f"{part}.weight"
+            if entry.layout not in resident_of.get(name, set()):
+                return check("layout_map", "E1", False, f"{s.kernel} on {name}",
+                             f"a resident in {entry.layout}", "The kernel reads a layout that is not on record")  # fmt: skip
+    return check("layout_map", "E1", True)
+
+
+def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, str]) -> Check | None:
+    name = r["tensors"][0]
+    if name.startswith("rope."):
+        good = r["rows"] == facts.plan["max_context"] and r["cols"] * 2 == facts.config["head_dim"]
+        good = good and r["nbytes"] == 4 * r["rows"] * r["cols"]
+        return (
+            None
+            if good
+            else check("layout_map", "E1", False, f"{name} {r['rows']}×{r['cols']}", "a table of all positions")
+        )
+    unknown = [n for n in r["tensors"] if n not in layouts]
+    if unknown:
+        return check("layout_map", "E1", False, unknown[0], "tensors of the file", "A resident of no tensor")
+    shapes = [facts.shapes[n] for n in r["tensors"]]
+    if r["layout"] == "i2s":
+        if any(layouts[n] not in TERNARY for n in r["tensors"]):
+            return check(
+                "layout_map", "E1", False, layouts[name], "a ternary layout", f"{name} cannot be packed to 2 bits"
+            )
+        rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
+        panels = rows // PANEL_ROWS
+        nbytes = panels * -(-r["cols"] // PANEL_COLUMNS) * PANEL_BYTES + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+    else:
+        rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
+        expected = file_bytes(r["layout"], rows * shapes[0][-1])
+        nbytes = r["nbytes"] if expected is None else expected
+    if (r["rows"], r["cols"], r["nbytes"]) != (rows, shapes[0][-1], nbytes):
+        return check("layout_map", "E1", False, f"{name} {r['rows']}×{r['cols']}, {r['nbytes']} bytes",
+                     f"{rows}×{shapes[0][-1]}, {nbytes} bytes", "Not what the tensor takes in this layout")  # fmt: skip
+    return None

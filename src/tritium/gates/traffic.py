@@ -1,0 +1,77 @@
+"""E3: bytes follow from layouts: weights once a call, keys and values once for each that sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tritium.gates._check import Check, check
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
+from tritium.gates._policy import Policy
+from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes
+from tritium.gates.work import matrices
+from tritium.receipts import registry
+
+
+def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
+    """Panels of 16 × 16 codes and a scale; rows of the head in their layout; 4·head_dim bytes a position and key-value head."""
+    names = ("weight_bytes", "cache_bytes")
+    if facts.evidence is None:
+        yield from (check(name, "E3", None, hint="No ledger") for name in names)
+        return
+    if facts.data["backend"] != "cpu":
+        yield from (
+            check(name, "E3", None, facts.data["backend"], "cpu", "This back end counts no bytes") for name in names
+        )
+        return
+    yield _weights(facts)
+    yield _cache(facts)
+
+
+def _weights(facts: Facts) -> Check:
+    for s in facts.steps:
+        expected = (
+            _expected(facts, s.block, s.label, s.kernel, matrices(s), s.calls) if s.op in (LINEAR, HEAD) else None
+        )
+        if s.op == "embedding":
+            table = registry.find(s.kernel)
+            row = file_bytes(table.layout if table else "", facts.config["d_model"])
+            expected = None if row is None else row * facts.n_forwarded
+        if expected is not None and s.bytes + s.macs_skipped * 0 != expected and not s.macs_skipped:
+            return check(
+                "weight_bytes", "E3", False, s.bytes, expected, f"{s.block}.{s.label}: bytes of its weights times calls"
+            )
+        if s.op in ("rmsnorm", "rmsnorm_quantize"):
+            width = next((facts.shapes[n][0] for n in matrices(s) if n in facts.shapes), None)
+            if width is not None and s.bytes != 4 * width * s.calls:
+                return check(
+                    "weight_bytes", "E3", False, s.bytes, 4 * width * s.calls, f"{s.block}.{s.label}: its gamma a call"
+                )
+    return check("weight_bytes", "E3", True)
+
+
+def _expected(facts: Facts, block: int, label: str, kernel: str, names: list[str], calls: int) -> int | None:
+    entry = registry.find(kernel)
+    if entry is None:
+        return None
+    if entry.op == HEAD:
+        size = file_bytes(entry.layout, facts.config["vocab_size"] * facts.config["d_model"])
+        return None if size is None else size * calls
+    if entry.layout != "i2s":
+        return None
+    shapes = [facts.shapes.get(name, [0, 0]) for name in names]
+    panels = sum(-(-shape[0] // PANEL_ROWS) for shape in shapes)
+    return panels * (-(-shapes[0][-1] // PANEL_COLUMNS) * PANEL_BYTES + 4) * calls
+
+
+def _cache(facts: Facts) -> Check:
+    c = facts.config
+    seen = sum(p["n_tokens"] * p["position"] + p["n_tokens"] * (p["n_tokens"] + 1) // 2 for p in facts.run["passes"])
+    expected = {ATTENTION: 4 * c["head_dim"] * c["n_kv_heads"] * seen, "rope_kv": 4 * c["head_dim"] * facts.n_forwarded}
+    for s in facts.steps:
+        if s.op in expected and s.bytes != expected[s.op]:
+            return check("cache_bytes", "E3", False, s.bytes, expected[s.op], f"{s.block}.{s.label}")
+        if s.op not in (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", *expected) and s.bytes:
+            return check(
+                "cache_bytes", "E3", False, s.bytes, 0, f"{s.block}.{s.label}: it reads no weights and no cache"
+            )
+    return check("cache_bytes", "E3", True)

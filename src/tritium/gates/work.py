@@ -1,0 +1,170 @@
+"""E3: executed and skipped work equals the architecture's, to the last multiply-accumulate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tritium.gates._check import Check, check
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
+from tritium.gates._policy import Policy
+from tritium.receipts import registry
+
+NAMES = ("positions", "calls", "coverage", "body_macs", "attention_macs", "head_macs", "quantized_fraction")
+SKIPPABLE = ("ffn_up", "ffn_down", "ffn_gate+ffn_up", "ffn_gate")
+
+
+def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
+    """T = n_prompt − n_cached + n_gen − 1 positions, Σ out·in·T in linear layers, attention over Σ (pos + 1), the head's rows."""
+    if facts.evidence is None:
+        yield from (check(name, "E3", None, hint="No ledger: strings prove nothing") for name in NAMES)
+        return
+    yield _positions(facts)
+    yield _calls(facts)
+    yield _coverage(facts)
+    yield _body(facts)
+    yield _attention(facts)
+    yield _head(facts)
+    yield _quantized(facts, policy)
+
+
+def _positions(facts: Facts) -> Check:
+    run = facts.run
+    expected = run["n_prompt"] - run["n_cached"] + len(run["token_ids"]) - 1
+    got = facts.n_forwarded
+    if not (got == expected == facts.ledger["n_tokens"]):
+        return check("positions", "E3", False, f"{got} forwarded, {facts.ledger['n_tokens']} counted", expected,
+                     "prompt − reused + generated − 1 positions are forwarded")  # fmt: skip
+    at = run["n_cached"]
+    for i, p in enumerate(run["passes"]):
+        if p["position"] != at:
+            return check(
+                "positions", "E3", False, p["position"], at, f"pass {i} does not go on where the last one ended"
+            )
+        at += p["n_tokens"]
+        # Logits are computed once the known tokens are all forwarded.
+        is_due = at >= run["n_prompt"]
+        if p["n_outputs"] != int(is_due):
+            return check("positions", "E3", False, p["n_outputs"], int(is_due), f"rows of logits of pass {i}")
+    good = facts.ledger["n_steps"] == len(run["passes"])
+    return check(
+        "positions", "E3", good, facts.ledger["n_steps"], len(run["passes"]), "The executor counted other passes"
+    )
+
+
+def _calls(facts: Facts) -> Check:
+    """Every step ran in every pass: those of the head in every pass with logits."""
+    passes = len(facts.run["passes"])
+    with_logits = sum(1 for p in facts.run["passes"] if p["n_outputs"])
+    calls: dict[tuple[int, str, str], int] = {}
+    for s in facts.steps:
+        calls[s.block, s.label, s.op] = calls.get((s.block, s.label, s.op), 0) + s.calls
+    for (block, label, op), n in calls.items():
+        is_head = op in (HEAD, "select", "output_rows") or label == "output_norm"
+        expected = with_logits if is_head else passes
+        # Steps of one name may be several, but those that multiply by matrices are one each.
+        fits = n == expected if op in (LINEAR, ATTENTION, HEAD) else n > 0 and n % expected == 0
+        if not fits:
+            return check("calls", "E3", False, n, expected, f"{block}.{label}: a step runs once a pass")
+    gemv = sum(1 for p in facts.run["passes"] if p["n_tokens"] == 1)
+    for s in facts.steps:
+        if "_gemv_" in s.kernel and s.calls != gemv:
+            return check("calls", "E3", False, s.calls, gemv, f"{s.kernel}: it runs in passes of one token")
+    return check("calls", "E3", True)
+
+
+def matrices(s: StepWork) -> list[str]:
+    """The tensors that a linear step multiplies by."""
+    return [f"blk.{s.block}.{part}.weight" if s.block >= 0 else f"{part}.weight" for part in s.label.split("+")]
+
+
+def _coverage(facts: Facts) -> Check:
+    """Each matrix of the layers is multiplied by one step, and no step by others."""
+    used: dict[str, str] = {}
+    for s in facts.steps:
+        if s.op != LINEAR:
+            continue
+        for name in matrices(s):
+            if used.setdefault(name, s.label) != s.label:
+                return check("coverage", "E3", False, name, "one step", "Two steps multiply by one matrix")
+    expected = {n for n, shape in facts.shapes.items() if len(shape) == 2 and n.startswith("blk.")}
+    missing, extra = sorted(expected - set(used)), sorted(set(used) - expected)
+    per_layer = {s.block for s in facts.steps if s.op == ATTENTION}
+    missing += [f"attention of layer {i}" for i in range(facts.config["n_layers"]) if i not in per_layer]
+    return check("coverage", "E3", not missing and not extra, ", ".join((missing or extra)[:3]) or None,
+                 "every matrix of the model", "Left out" if missing else "Not in the model")  # fmt: skip
+
+
+def _body(facts: Facts) -> Check:
+    positions = facts.n_forwarded
+    groups: dict[tuple[int, str], list[StepWork]] = {}
+    for s in facts.steps:
+        if s.op == LINEAR:
+            groups.setdefault((s.block, s.label), []).append(s)
+    for (block, label), rows in groups.items():
+        sizes = [facts.shapes.get(name, [0, 0]) for name in matrices(rows[0])]
+        expected = sum(s[0] * s[-1] for s in sizes) * positions
+        got = sum(r.macs + r.macs_skipped for r in rows)
+        if got != expected:
+            return check("body_macs", "E3", False, got, expected, f"{block}.{label}: Σ out·in·T, executed and skipped")
+        if any(r.macs_skipped for r in rows) and label not in SKIPPABLE:
+            return check(
+                "body_macs", "E3", False, label, "no skipped work", "Only a gate can make work of a layer needless"
+            )
+    total = sum(s.macs + s.macs_skipped for s in facts.steps if s.op == LINEAR)
+    single = sum(p["n_tokens"] for p in facts.run["passes"] if p["n_tokens"] == 1)
+    for rows in groups.values():
+        for r in rows:
+            work = (r.macs + r.macs_skipped) * positions
+            if "_gemv_" in r.kernel and work != sum(q.macs + q.macs_skipped for q in rows) * single:
+                return check("body_macs", "E3", False, r.macs, None, f"{r.kernel}: not the work of its passes")
+    return check("body_macs", "E3", total > 0, total, "above 0", "No linear layer was computed")
+
+
+def _attention(facts: Facts) -> Check:
+    c = facts.config
+    seen = sum(p["n_tokens"] * p["position"] + p["n_tokens"] * (p["n_tokens"] + 1) // 2 for p in facts.run["passes"])
+    expected = 2 * c["n_heads"] * c["head_dim"] * seen
+    rows = [s for s in facts.steps if s.op == ATTENTION]
+    wrong = next((s for s in rows if s.macs + s.macs_skipped != expected), None)
+    if wrong is not None:
+        return check("attention_macs", "E3", False, wrong.macs + wrong.macs_skipped, expected,
+                     f"layer {wrong.block}: 2·n_heads·head_dim·Σ(pos + 1)")  # fmt: skip
+    stray = next((s for s in facts.steps if s.op not in (LINEAR, ATTENTION, HEAD) and (s.macs or s.macs_skipped)), None)
+    if stray is not None:
+        return check("attention_macs", "E3", False, stray.macs, 0, f"{stray.label}: it multiplies no matrix")
+    return check("attention_macs", "E3", len(rows) == c["n_layers"], len(rows), c["n_layers"], "One attention a layer")
+
+
+def _head(facts: Facts) -> Check:
+    rows, c = facts.ledger["head_rows"], facts.config
+    expected = facts.n_outputs * c["vocab_size"]
+    got = rows["full"] + rows["screened"]
+    if got != expected or rows["rescored"] > rows["screened"]:
+        return check("head_macs", "E3", False, f"{rows['full']} full, {rows['screened']} screened", expected,
+                     "Each output scores every row of the vocabulary, in full or screened")  # fmt: skip
+    macs = sum(s.macs + s.macs_skipped for s in facts.steps if s.op == HEAD)
+    bound = (rows["full"] + rows["screened"] + rows["rescored"]) * c["d_model"]
+    return check("head_macs", "E3", macs == bound, macs, bound, "rows · d_model, screened, rescored and full")
+
+
+def _quantized(facts: Facts, policy: Policy) -> Check:
+    body = quantized = 0
+    for s in facts.steps:
+        if s.op == LINEAR:
+            entry = registry.find(s.kernel)
+            work = s.macs + s.macs_skipped
+            body += work
+            quantized += work if entry is not None and entry.kind in ("quantized", "gpu") else 0
+    q = quantized / body if body else 0.0
+    said = facts.ledger["quantized_fraction"]
+    if abs(said - q) > 1e-6:
+        return check("quantized_fraction", "E3", False, said, q, "Not what the ledger adds up to")
+    if q >= policy.get("accounting", "quantized"):
+        return check("quantized_fraction", "E3", True, q)
+    claim = str(facts.data.get("model_quantization") or facts.data.get("quantization") or "")
+    hybrid = policy.get("accounting", "hybrid")
+    if q >= hybrid:
+        full = policy.get("accounting", "quantized")
+        return check("quantized_fraction", "E3", "hybrid" in claim.lower(), q, f"at least {full}",
+                     "Part of the body was not quantized: the receipt must say hybrid")  # fmt: skip
+    return check("quantized_fraction", "E3", False, q, f"at least {hybrid}", "The body was not computed quantized")
