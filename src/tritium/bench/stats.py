@@ -1,0 +1,93 @@
+"""Statistics of timings on a machine that others use: rounds in which everything is measured once, medians, paired ratios.
+
+Times drift by a factor of two within minutes, so what is compared stands in the same round, each round in the reverse order of
+the one before (ABBA: a steady drift cancels), and a ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tritium.errors import NumericsError, ShapeError
+
+Clock = Callable[[], int]
+"""Nanoseconds of a steady clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of n samples: the median, the median absolute deviation from it, the least and the greatest."""
+
+    n: int
+    median: float
+    mad: float
+    low: float
+    high: float
+
+
+def summarize(samples: Sequence[float]) -> Summary:
+    """Errors: ShapeError without samples; NumericsError for one that is not finite."""
+    if not samples:
+        raise ShapeError("nothing was measured", expected="at least one sample")
+    if not all(map(math.isfinite, samples)):
+        raise NumericsError("a sample is not finite", got=list(samples))
+    middle = statistics.median(samples)
+    return Summary(
+        len(samples), middle, statistics.median(abs(x - middle) for x in samples), min(samples), max(samples)
+    )
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Summary:
+    """The summary of ours / theirs, round by round. Errors: ShapeError for other numbers of rounds or a zero of theirs."""
+    if len(ours) != len(theirs):
+        raise ShapeError("rounds of a ratio", expected=len(ours), got=len(theirs))
+    if 0 in theirs:
+        raise ShapeError("a ratio to zero", where=f"round {list(theirs).index(0)}")
+    return summarize([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The least sample that at least ``percent`` of all do not exceed (nearest rank).
+
+    Errors: ShapeError without samples or for a percentage outside 0 … 100.
+    """
+    if not samples or not 0 <= percent <= 100:
+        raise ShapeError("percentile", expected="samples and 0 to 100", got=f"{len(samples)} samples, {percent}")
+    return sorted(samples)[max(math.ceil(percent / 100 * len(samples)), 1) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Raw samples by name, one a round; all of one length. ``is_cut``: the time ran out before all rounds were made."""
+
+    samples: dict[str, list[float]]
+    n_rounds: int
+    is_cut: bool
+
+
+def interleave(
+    measurements: Mapping[str, Callable[[], float]], *, n_rounds: int, budget_ns: int, least: int = 1,
+    clock: Clock = time.perf_counter_ns,
+) -> Rounds:  # fmt: skip
+    """Take every measurement once a round, in the given order and in its reverse by turns.
+
+    A further round begins only if the longest so far would still end within ``budget_ns``; ``least`` rounds are made regardless.
+    What a measurement raises ends all. Errors: ShapeError for no rounds.
+    """
+    if not 1 <= least <= n_rounds:
+        raise ShapeError("rounds", expected=f"1 to {n_rounds} at least", got=least)
+    samples: dict[str, list[float]] = {name: [] for name in measurements}
+    start = clock()
+    longest = 0
+    for done in range(n_rounds):
+        begun = clock()
+        if done >= least and begun - start + longest > budget_ns:
+            return Rounds(samples, done, True)
+        for name in list(measurements) if done % 2 == 0 else reversed(list(measurements)):
+            samples[name].append(measurements[name]())
+        longest = max(longest, clock() - begun)
+    return Rounds(samples, n_rounds, False)
