@@ -309,6 +309,6 @@ NB_MODULE(_native, m) {
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Billions of multiply-accumulates a second that n_threads reach together with the instruction set's product of int8, on\n"
-        "registers alone: the best of 7 passes. Errors: ValueError for an instruction set that does not run here.");
+        "registers alone: the best of 15 passes. Errors: ValueError for an instruction set that does not run here.");
   bind_program(m);
 }

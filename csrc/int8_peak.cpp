@@ -13,7 +13,7 @@ namespace tritium {
 
 namespace {
 
-constexpr int kPasses = 7;
+constexpr int kPasses = 15;
 constexpr int64_t kShares = 8;          // of a worker's rounds, so that a thread that got no core is stood in for
 constexpr int64_t kShareRounds = 200'000;
 constexpr int kChains = 12;             // sums in flight: more than latency × instructions a cycle

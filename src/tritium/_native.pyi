@@ -54,7 +54,7 @@ def read_bandwidth(n_threads: int, nbytes: int) -> float:
 def int8_peak(isa: str, n_threads: int) -> float:
     """
     Billions of multiply-accumulates a second that n_threads reach together with the instruction set's product of int8, on
-    registers alone: the best of 7 passes. Errors: ValueError for an instruction set that does not run here.
+    registers alone: the best of 15 passes. Errors: ValueError for an instruction set that does not run here.
     """
 
 class Program:
