@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -16,19 +16,37 @@ from types import ModuleType
 from typing import Any
 
 from tritium.errors import FormatError
-from tritium.gates import _facts, _policy, _verdict
+from tritium.gates import _facts, _logged, _policy, _signature, _signed, _verdict
 from tritium.gates._check import LEVELS, Check, check
 from tritium.receipts import jcs, schema, strict_json
+from tritium.receipts.keys import Trust
 
 Check = Check
+Demands = _signature.Demands
 Facts = _facts.Facts
+LogEvidence = _logged.LogEvidence
 Policy = _policy.Policy
 Verdict = _verdict.Verdict
 read_policy = _policy.read_policy
 
 CLASSIC = "classic"
+NO_DEMANDS = Demands()
+NO_LOG = LogEvidence()
 
-__all__ = ["LEVELS", "Check", "Facts", "Policy", "Verdict", "gates", "judge", "parse_requirements", "read_policy"]
+__all__ = [
+    "LEVELS",
+    "Check",
+    "Demands",
+    "Facts",
+    "LogEvidence",
+    "Policy",
+    "Verdict",
+    "gates",
+    "judge",
+    "judge_signed",
+    "parse_requirements",
+    "read_policy",
+]
 
 
 @cache
@@ -56,11 +74,12 @@ def judge(
     required: Mapping[str, str] | None = None,
     gpu_required: bool = False,
     now: datetime | None = None,
+    binding: Iterable[Check] = (),
 ) -> Verdict:
-    """Judge the bytes of a receipt. ``now`` is the judge's clock."""
+    """Judge the bytes of a receipt. ``now`` is the judge's clock; ``binding`` holds the checks of its envelope and its log."""
     policy = policy or read_policy()
     moment = now or datetime.now(UTC)
-    checks: list[Check] = []
+    checks = list(binding)
     receipt_sha256, notes = hashlib.sha256(data).hexdigest(), {}
     value: Any = None
     try:
@@ -73,6 +92,31 @@ def judge(
         checks += _judge_value(value, policy, gpu_required, moment)
         notes = _notes(value) if not any(c.status == "FAIL" for c in checks) else {}
     return _verdict.conclude(checks, policy, required or {}, receipt_sha256, notes)
+
+
+def judge_signed(
+    data: bytes,
+    trust: Trust,
+    policy: Policy | None = None,
+    *,
+    demands: Demands = NO_DEMANDS,
+    log: LogEvidence = NO_LOG,
+    required: Mapping[str, str] | None = None,
+    gpu_required: bool = False,
+    now: datetime | None = None,
+) -> Verdict:
+    """Judge the bytes of a signed receipt: the envelope by the keys of ``trust``, then the receipt inside.
+
+    ``demands`` is what the verifier asked for; ``log`` is what he has of a log. Without a good signature the receipt is
+    not looked at.
+    """
+    policy = policy or read_policy()
+    moment = now or datetime.now(UTC)
+    checks, signed = _signed.binding_checks(data, trust, policy, demands=demands, log=log, now=moment)
+    if signed is None:
+        return _verdict.conclude(checks, policy, required or {}, hashlib.sha256(data).hexdigest(), {})
+    receipt = jcs.canonical(signed.receipt)
+    return judge(receipt, policy, required=required, gpu_required=gpu_required, now=moment, binding=checks)
 
 
 def _judge_value(value: Any, policy: Policy, gpu_required: bool, now: datetime) -> Iterator[Check]:
