@@ -6,12 +6,13 @@ STAMP := $(VENV)/.stamp
 BUILD := build/native
 ARM_BUILD := build/aarch64
 PEERS := build/peers
+LLAMA_CPP ?= build/peers-llama/bin/python
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?= 2
 PROMPT ?= ROMEO:
 
-.PHONY: run test crossval arm arm-driver bench docs fmt lint build stub wheel clean
+.PHONY: run test crossval arm arm-driver bench bench-quick bench-peers docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -42,8 +43,20 @@ arm-driver:
 	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
 	  cmake --build $(ARM_BUILD) --parallel $(WORKERS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
+# Limits, ours and peers in one run, at most 15 minutes after the files (4.7 GB in build/bench) are there. Peers run where their
+# environments exist: `make bench-peers` compiles llama.cpp, `make crossval` installs transformers.
 bench: build
-	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 384 --ignore-eos >/dev/null
+	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --transformers $(PEERS)/bin/python
+
+# Ours and the limits, at most 2 minutes.
+bench-quick: build
+	$(PY) -m benchmarks --quick
+
+bench-peers: $(LLAMA_CPP)
+
+$(LLAMA_CPP):
+	@$(PYTHON) -m venv build/peers-llama
+	@build/peers-llama/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
 
 docs: build
 	$(PY) scripts/generate_docs.py
