@@ -55,10 +55,12 @@ def create(folder: Path, key_path: Path, origin: str) -> None:
 @click.argument("envelope", required=False, type=click.Path(path_type=Path))
 @_key
 @click.option("--intent", is_flag=True, help="Announce a run instead of registering an ENVELOPE.")
-@click.option("--model", type=click.Path(path_type=Path), help="With --intent: the model file.")
+@click.option("--model", type=click.Path(path_type=Path), help='With --intent: the model, a file or "demo".')
 @click.option("--model-sha256", help="With --intent: the model file's hash, if it is known.")
 @click.option(
-    "--prompt-ids", type=click.Path(path_type=Path), help="With --intent: a JSON list of the prompt's token ids."
+    "--prompt-ids",
+    type=click.Path(path_type=Path),
+    help="With --intent: the prompt's token ids, as tritium tokenize --ids.",
 )
 @click.option("--prompt-sha256", help="With --intent: the hash of the ids, as the receipt will have it.")
 @click.option("--nonce", help="With --intent: what the verifier sent. [default: random]")
@@ -120,12 +122,15 @@ def _intent(
     from tritium.receipts.strict_json import loads
 
     if model is not None:
-        with model.open("rb") as file:
+        from tritium.engine.model import resolve_model
+
+        with resolve_model(model).open("rb") as file:
             model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if prompt_ids is not None:
-        ids = loads(prompt_ids.read_bytes())
+        data = prompt_ids.read_bytes().strip()
+        ids = loads(data if data.startswith(b"[") else b"[" + b",".join(data.split()) + b"]")
         if not isinstance(ids, list):
-            raise FormatError("not token ids", where=str(prompt_ids), expected="a JSON list of integers")
+            raise FormatError("not token ids", where=str(prompt_ids), expected="integers, or a JSON list of them")
         prompt_sha256 = ids_sha256(ids)
     key = parse_public_key(signer_path.read_text(encoding="utf-8"), str(signer_path))
     chosen = check_nonce(nonce if nonce is not None else secrets.token_urlsafe(16), "--nonce")

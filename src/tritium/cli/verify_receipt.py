@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tritium.cli import json_option, print_json
+from tritium.cli._binding import Binding, binding_options
 from tritium.errors import FormatError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ REJECTED, INCONCLUSIVE = 1, 8
     type=click.Path(path_type=Path),
     help="Thresholds and claims. [default: the shipped ones]",
 )
+@binding_options
 @json_option
 def command(
     path: Path | None,
@@ -40,6 +42,7 @@ def command(
     require_gpu_kernels: bool,
     policy_file: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Judge the receipt at PATH, or every *.json file in the folder PATH and below.
 
@@ -47,11 +50,15 @@ def command(
     self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
     receipt; one that cannot be decided only caps the level. Exit 0: accepted; 1: rejected; 8: nothing failed, but
     a required level was not reached; 3: not found. Nothing that a receipt names is opened.
+
+    A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
+    it and registered after it, and answers what --nonce, --commit and --max-age ask for.
     """
-    from tritium.gates import judge, parse_requirements, read_policy
+    from tritium.gates import parse_requirements, read_policy
 
     if path is not None and named is not None:
         raise click.UsageError("PATH and --path exclude each other")
+    binding = Binding(**options)
     place = path or named or DEFAULT
     policy = read_policy(policy_file)
     try:
@@ -60,10 +67,12 @@ def command(
         raise click.UsageError(str(error)) from None
     is_folder = place.is_dir()
     files = sorted(place.rglob("*.json")) if is_folder else [place]
+    if is_folder and binding.verdict_key is not None:
+        raise click.UsageError("--sign-verdict signs the verdict of one receipt")
     if not files:
         raise FileNotFoundError(2, "no *.json file in this folder", str(place))
     verdicts = [
-        (file, judge(file.read_bytes(), policy, required=required, gpu_required=require_gpu_kernels)) for file in files
+        (file, binding.judge(file.read_bytes(), policy, required, gpu_required=require_gpu_kernels)) for file in files
     ]
     if as_json:
         documents = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
@@ -72,6 +81,8 @@ def command(
         _print_table(verdicts)
     else:
         click.echo("\n".join(verdicts[0][1].lines()))
+    if not is_folder:
+        binding.sign(place.read_bytes(), verdicts[0][1])
     codes = {verdict.exit_code for _, verdict in verdicts}
     click.get_current_context().exit(REJECTED if REJECTED in codes else INCONCLUSIVE if INCONCLUSIVE in codes else 0)
 
