@@ -25,7 +25,7 @@ from tritium.backends import cpu
 from tritium.bench.benchmark import Limits
 from tritium.bench.machine import read_machine
 from tritium.bench.stats import interleave
-from tritium.engine.model import DEMO
+from tritium.engine.model import DEMO, resolve_model
 from tritium.formats.gguf import open_gguf
 
 FOLDER = Path("build/bench")
@@ -45,14 +45,15 @@ class Work:
     is_decode: bool
     n_rounds: int
     share: float
-    heads: tuple[str, ...] = ("f16", "q6_k")
+    without: tuple[str, ...] = ()  # engines that would take most of the time
     least: int = 2
 
 
+TRANSFORMERS = "transformers bf16 (dense)"
 FULL = (
-    Work("tg32", 32, True, 8, 0.25),
-    Work("pp128", 128, False, 6, 0.25),
-    Work("pp512", 512, False, 4, 0.5, ("q6_k",)),
+    Work("tg32", 32, True, 8, 0.3),
+    Work("pp128", 128, False, 6, 0.3),
+    Work("pp512", 512, False, 4, 0.4, ("llama.cpp tq2_0 f16", "llama.cpp tq1_0 q6_k", TRANSFORMERS)),
 )
 QUICK = (Work("tg16", 16, True, 4, 0.4), Work("pp128", 128, False, 3, 0.6))
 
@@ -97,19 +98,14 @@ def peers(llama_cpp: Path | None, transformers: Path | None) -> Iterable[Contest
             path = model_file(FOLDER, layout, head, is_peer=True, say=say)
             yield Contestant(f"llama.cpp {layout} {head}", "llama_cpp", path, head, True, llama_cpp)
     if transformers is not None:
-        yield Contestant("transformers bf16 (dense)", "transformers", Path("none"), "bf16", True, transformers)
+        yield Contestant(TRANSFORMERS, "transformers", Path("none"), "bf16", True, transformers, most_decoded=8)
 
 
 def ternary_macs(path: Path) -> float:
     """Products of the ternary matrices a token."""
-    with open_gguf(path) as file:
-        return float(
-            sum(
-                t.shape[0] * t.shape[1]
-                for t in file.tensors.values()
-                if len(t.shape) == 2 and t.name.startswith("blk.")
-            )
-        )
+    with open_gguf(resolve_model(path)) as file:
+        matrices = [t.shape for t in file.tensors.values() if len(t.shape) == 2 and t.name.startswith("blk.")]
+    return float(sum(rows * columns for rows, columns in matrices))
 
 
 def measure(session: Session, works: Sequence[Work], contestants: Sequence[Contestant], n_threads: int) -> None:
@@ -139,7 +135,7 @@ def measure(session: Session, works: Sequence[Work], contestants: Sequence[Conte
 def run_phase(session: Session, work: Work, running: dict[str, Engine], n_threads: int) -> Phase:
     """Interleave the limits and every engine; one uncounted run before."""
     isa = cpu.isas()[0]
-    taken = {name: e for name, e in running.items() if e.contestant.head in work.heads or not is_shape(e)}
+    taken = {name: engine for name, engine in running.items() if name not in work.without}
     loads: dict[str, Load] = {}
     tasks: dict[str, Callable[[], float]] = {
         BANDWIDTH: lambda: cpu.read_bandwidth(n_threads, PROBE_BYTES),
@@ -149,39 +145,29 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         answer = engine.ask("decode", tokens=4, context=DECODE_CONTEXT)
         path = engine.contestant.path
         if not engine.contestant.is_peer:
-            macs = ternary_macs_of(path)
-            loads[name] = Load(answer["bytes_per_token"], macs)
+            loads[name] = Load(answer["bytes_per_token"], ternary_macs(path))
         elif path.is_file():
             loads[name] = Load(float(tensor_bytes(path)), ternary_macs(path))
         tasks[name] = partial(speed, engine, work)
     say(f"{work.name}, {n_threads} threads: {len(taken)} engines")
-    budget_ns = int(1e9 * session.budget_s * work.share / len(session.threads))
+    weight = (1 / n_threads) / sum(1 / n for n in session.threads)
+    budget_ns = int(1e9 * session.budget_s * work.share * weight)
     rounds = interleave(tasks, n_rounds=work.n_rounds, budget_ns=budget_ns, least=work.least)
     heads = {name: engine.contestant.head for name, engine in taken.items()}
     theirs = frozenset(name for name, engine in taken.items() if engine.contestant.is_peer)
     return Phase(work.name, work.is_decode, n_threads, rounds, loads, heads, theirs)
 
 
-def is_shape(engine: Engine) -> bool:
-    """True for a model of the published shape."""
-    return engine.contestant.path != Path(DEMO)
-
-
-def ternary_macs_of(path: Path) -> float:
-    """As ``ternary_macs``; the name of the embedded model is known, too."""
-    from tritium.engine.model import resolve_model
-
-    return ternary_macs(resolve_model(path))
-
-
 def speed(engine: Engine, work: Work) -> float:
     """Tokens a second of one run."""
     time.sleep(SETTLE_S)
+    n = work.tokens
     if work.is_decode:
-        answer = engine.ask("decode", tokens=work.tokens, context=DECODE_CONTEXT)
+        n = min(n, engine.contestant.most_decoded)
+        answer = engine.ask("decode", tokens=n, context=DECODE_CONTEXT)
     else:
-        answer = engine.ask("prefill", tokens=work.tokens)
-    return float(1e9 * work.tokens / sum(answer["ns"]))
+        answer = engine.ask("prefill", tokens=n)
+    return float(1e9 * n / sum(answer["ns"]))
 
 
 def check(session: Session, running: dict[str, Engine], n_threads: int) -> None:

@@ -18,7 +18,11 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """An engine with a model. ``interpreter`` None is this one; ``environment`` is added to the process's."""
+    """An engine with a model.
+
+    ``interpreter`` None is this one; ``environment`` is added to the process's; ``most_decoded`` bounds the tokens that a slow
+    engine decodes a round.
+    """
 
     name: str
     engine: str
@@ -27,6 +31,7 @@ class Contestant:
     is_peer: bool = False
     interpreter: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    most_decoded: int = 1 << 20
 
     def start(self, n_threads: int, log: Path) -> Engine:
         """Start its process and load the model."""
@@ -66,7 +71,7 @@ class Engine:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
+            self.close()
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
             raise RuntimeError(f"{self.contestant.name}: {lines[-1] if lines else 'no answer'} ({self._log})")
         answer: dict[str, Any] = json.loads(line)
@@ -78,6 +83,10 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its input, and the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
