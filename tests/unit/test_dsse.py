@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -359,6 +360,18 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
             call()
         assert caught.value.exit_code == 4
     assert signature_fault(envelope, find_key) is None
+
+
+def test_a_stranger_needs_the_standard_library_alone() -> None:
+    """Judging signatures and logs imports nothing else, not even ``cryptography`` where it is installed."""
+    code = (
+        "import sys; import tritium.gates, tritium.receipts.ledger, tritium.receipts.sign, tritium.receipts.log_proof; "
+        "print(*sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"cryptography", "numpy", "click", "rich", "tokenizers", "jinja2"} & set(loaded)
 
 
 def test_trust_file_round_trip() -> None:

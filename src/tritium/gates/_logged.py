@@ -93,6 +93,7 @@ def announcement(
     trust: Trust,
     result: Inclusion | None,
     logged: Result | None,
+    policy: Policy,
 ) -> Check:
     """Check that the run was announced first: same log, same model, prompt, key and nonce, earlier entry, earlier time."""
     name, bound = "intent", "announced in the log before the run"
@@ -105,7 +106,6 @@ def announcement(
         intent = parse_entry(proof.entry, "entry of the intent")
     except (FormatError, GateError) as error:
         return check(name, LEVEL, False, hint=str(error))
-    started = _started(signed)
     fault: str | None = None
     if not proof.holds():
         fault = f"entry {proof.index} is not in the tree of {proof.checkpoint.size} entries"
@@ -122,19 +122,25 @@ def announcement(
         proof.index < result.index,
     ):
         fault = f"entry {proof.index} does not come before the result, entry {result.index}"
-    elif logged is not None and intent.time > logged.time + CLOCK_SLACK:
-        fault = f"announced {intent.time}, registered {logged.time}"
-    elif started is not None and intent.time > started + CLOCK_SLACK:
-        fault = f"announced {intent.time}, run started {started}"
+    else:
+        fault = _time_fault(intent, signed, logged, timedelta(seconds=policy.get("binding", "intent_slack_s")))
     return check(name, LEVEL, fault is None, fault or proof.index, bound, "Not the announcement of this run")
 
 
-def _started(signed: SignedReceipt) -> datetime | None:
-    """When the run started, as the receipt has it; whether it has a time there is for the schema to say."""
+def _time_fault(intent: Intent, signed: SignedReceipt, logged: Result | None, slack: timedelta) -> str | None:
+    """Why the run does not lie between its two entries: the start is the runner's word, but its length has to fit in."""
     try:
-        return parse_time(field(signed.receipt, ("evidence", "run", "started")), "started")
+        started = parse_time(field(signed.receipt, ("evidence", "run", "started")), "started")
     except FormatError:
-        return None
+        return None  # a receipt of old; whether it has to have a time is for the schema to say
+    if intent.time > started + slack:
+        return f"announced {intent.time}, run started {started}"
+    wall_ns = field(signed.receipt, ("evidence", "run", "wall_ns"))
+    if logged is not None and type(wall_ns) is int:
+        wall, room = timedelta(microseconds=wall_ns // 1000), logged.time - intent.time
+        if wall > room + slack:
+            return f"registered {room} after it was announced, for a run of {wall}"
+    return None
 
 
 def whole_log(

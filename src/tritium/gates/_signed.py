@@ -20,7 +20,7 @@ def binding_checks(
         return checks, None
     key_id = envelope.signatures[0].key_id
     inclusion, proof, result = _logged.registration(envelope, signed, log, trust, now)
-    intent = _logged.announcement(signed, key_id, log, trust, proof, result)
+    intent = _logged.announcement(signed, key_id, log, trust, proof, result, policy)
     is_announced = inclusion.status == "PASS" and intent.status == "PASS"
     checks.append(_signature.key_check(envelope, signed, trust, result.time if result else None, now))
     checks += _signature.demand_checks(signed, demands, is_announced, now)

@@ -70,7 +70,8 @@ def open_note(note: str, name: str, keys: Iterable[PublicKey], where: str) -> tu
     Signatures of unknown keys are ignored. Errors: FormatError if it is no note; GateError if a known key's signature
     is wrong, appears twice, or none is there.
     """
-    if len(note.encode("utf-8", "surrogatepass")) > MAX_NOTE_BYTES or any(c < " " and c != "\n" for c in note):
+    is_text = not any((c < " " and c != "\n") or "\ud800" <= c <= "\udfff" for c in note)
+    if not is_text or len(note.encode()) > MAX_NOTE_BYTES:
         raise FormatError("not a signed note", where=where, expected=f"text of at most {MAX_NOTE_BYTES} bytes")
     text, separator, block = note.rpartition("\n\n")
     lines = block.split("\n")

@@ -159,6 +159,26 @@ def test_announced_after_the_run(scene: Scene) -> None:
     assert "run started" in str(checks["intent"].value)
 
 
+@pytest.mark.parametrize(("late", "refused"), [(1, []), (3, ["intent"])])
+def test_announced_seconds_after_the_start(scene: Scene, late: int, refused: list[str]) -> None:
+    """Two clocks may differ; by the time that a short run takes they may not."""
+    made = receipt()
+    intent = scene.announce(made, at=timedelta(seconds=late))
+    envelope = scene.sign(made, intent)
+    assert failed(scene.checks(envelope, scene.evidence(intent.index, scene.register(envelope)))) == refused
+
+
+def test_a_run_longer_than_the_time_between_its_entries(scene: Scene) -> None:
+    """The run was over before it was announced; its start was moved to fit."""
+    made = receipt()
+    made["evidence"]["run"]["wall_ns"] = 300 * 10**9
+    intent = scene.announce(made)
+    envelope = scene.sign(made, intent, minutes=1)
+    checks = scene.checks(envelope, scene.evidence(intent.index, scene.register(envelope)))
+    assert failed(checks) == ["intent"]
+    assert "for a run of 0:05:00" in str(checks["intent"].value)
+
+
 def test_the_announcement_of_another_run(scene: Scene) -> None:
     made = receipt()
     other = receipt()
@@ -386,6 +406,21 @@ def test_a_bundle_that_claims_more_than_it_has(tmp_path: Path) -> None:
         tiles.decode_entries(b"\xff\xffabc", "bundle")
     with pytest.raises(GateError, match="cut short"):
         tiles.decode_entries(b"\x00", "bundle")
+
+
+def test_every_character_of_a_proof_counts(scene: Scene) -> None:
+    scene.run()
+    text = scene.proof(0)
+    survivors = []
+    for at in range(0, len(text), 3):
+        for other in {chr(ord(text[at]) ^ 1), "A", "\ud800", "\n"} - {text[at]}:
+            try:
+                proof, _ = parse_proof(text[:at] + other + text[at + 1 :], scene.trust, "proof")
+            except (FormatError, GateError):
+                continue
+            if proof.holds():
+                survivors.append((at, other))
+    assert not survivors
 
 
 def test_a_proof_without_end(scene: Scene) -> None:
