@@ -77,6 +77,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def show(lines: Iterable[str]) -> None:
+    """Print a table at once: a run that is broken off has shown what it measured."""
+    print("\n".join(lines), flush=True)
+
+
 def ours(quick: bool) -> list[Contestant]:
     """Tritium with both heads; in a quick run the embedded model and the shape with one."""
     if quick:
@@ -127,6 +132,7 @@ def measure(session: Session, works: Sequence[Work], contestants: Sequence[Conte
         check(session, running, n_threads)
         for work in works:
             session.phases.append(run_phase(session, work, running, n_threads))
+            show([*phase_lines(session.phases[-1]), ""])
         for name, engine in running.items():
             if not engine.contestant.is_peer:
                 session.ops[f"{name}, {n_threads} threads"] = op_tables(engine, n_threads)
@@ -196,10 +202,7 @@ def op_tables(engine: Engine, n_threads: int) -> dict[str, Any]:
 
 
 def report(session: Session) -> Iterable[str]:
-    """All tables."""
-    for phase in session.phases:
-        yield from phase_lines(phase)
-        yield ""
+    """What follows the tables of the phases: ops, numerics, what is missing or failed."""
     for name, ops in session.ops.items():
         yield from budget_lines(name, ops)
         yield from op_lines(f"decode by op · {name}, after {OPS_CONTEXT} tokens", ops["decode"])
@@ -257,16 +260,18 @@ def main() -> int:
         rivals = list(peers(found["llama.cpp"], found["transformers"]))
         session.missing += [f"{name}: no environment" for name, place in found.items() if place is None]
     contestants = [*ours(given.quick), *rivals]
-    for n_threads in threads:
-        measure(session, QUICK if given.quick else FULL, contestants, n_threads)
+    try:
+        for n_threads in threads:
+            measure(session, QUICK if given.quick else FULL, contestants, n_threads)
+    except KeyboardInterrupt:
+        session.failures.append("interrupted")
     for name, hashes in session.hashes.items():
         if len(set(hashes.values())) != 1:
             session.failures.append(f"{name}: logits differ between runs")
-    for line in report(session):
-        print(line)
+    show(report(session))
     data = document(session, time.monotonic() - start)
     given.output.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"{data['seconds']:.0f} s; raw samples in {given.output}")
+    show([f"{data['seconds']:.0f} s; raw samples in {given.output}"])
     return 1 if session.failures else 0
 
 
