@@ -18,6 +18,7 @@
 #include "executor.h"
 #include "int8_peak.h"
 #include "pack.h"
+#include "plane.h"
 #include "plan.h"
 #include "registry.h"
 
@@ -79,6 +80,15 @@ View<uint8_t, 1> pack_trits(const std::vector<std::tuple<In<int8_t, 2>, float>>&
                     static_cast<int64_t>(trits.shape(1)), scale, Dialect::trits});
   }
   return pack(list, n_threads);
+}
+
+View<uint8_t, 1> pack_head_plane(const Bytes& data, const std::string& layout, int64_t rows, int64_t cols, int n_threads) {
+  Pages plane;
+  {
+    const nb::gil_scoped_release unlocked;
+    plane = pack_plane({data.data(), data.size()}, layout, rows, cols, n_threads);
+  }
+  return as_array(std::move(plane));
 }
 
 std::vector<std::string> isas() {
@@ -305,6 +315,9 @@ NB_MODULE(_native, m) {
   m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1,
         "Pack trits into panels, stacked, each padded to 16 rows.\n\n"
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");
+  m.def("pack_plane", &pack_head_plane, "data"_a, "layout"_a, "rows"_a, "cols"_a, "n_threads"_a = 1,
+        "The plane8 layout of a head of layout \"f32\", \"f16\" or \"bf16\": 8-bit rows with scales and bounds on what they leave out.\n\n"
+        "Errors: ValueError for another layout or a size that does not follow from the shape.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -74,11 +74,17 @@ void Executor::prepare() {
   prepared_.reserve(plan_.steps.size());
   for (size_t i = 0, chain = 0; i < plan_.steps.size(); ++i) {
     const StepSpec& spec = plan_.steps[i];
-    const bool is_select = spec.rule->name == std::string_view("select");
-    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), is_select});
+    const std::string_view name = spec.rule->name;
+    const Role role = name == "screen"                                   ? Role::screen
+                      : name == "shortlist"                              ? Role::shortlist
+                      : name == "logits_projection" || name == "select" ? Role::full_head
+                                                                         : Role::any;
+    const bool is_select = name == "select" || name == "shortlist";
+    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), is_select, role});
     if (!prepared_.back().follows_freely) chain = i;
     has_select_ |= is_select;
-    if (spec.rule->units == Units::vocab_groups) last_projection_ = i;
+    if (name == "logits_projection") last_projection_ = i;
+    has_full_head_ |= name == "select";
     if (spec.rule->units == Units::row_heads) {
       // Keys and values of a block, and for each query head of the group its scores, its sums and what it carries between splits.
       const int64_t group = spec.ints[1] / spec.ints[2];
@@ -161,10 +167,15 @@ Failure Executor::step(const StepRequest& request) {
   batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
             request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k)};
   failed_.store(false, std::memory_order_relaxed);
+  unresolved_.store(false, std::memory_order_relaxed);
+  answered_ = false;
   for (Worker& w : workers_) w.failure = {};
   walk();
   Failure first;
   for (const Worker& w : workers_) first = earlier(first, w.failure);
+  if (unresolved_.load(std::memory_order_relaxed) && !has_full_head_) {
+    throw std::runtime_error("a shortlist is not resolved, and the plan has no full head");
+  }
   totals_.n_steps += 1;
   totals_.n_tokens += request.tokens.size();
   totals_.wall_ns += now_ns() - start;
@@ -192,6 +203,7 @@ void Executor::walk() {
       }
     });
     charge(last);
+    if (prepared_[last].role == Role::shortlist) answered_ = !unresolved_.load(std::memory_order_relaxed);
   }
   if (!failed_.load(std::memory_order_relaxed)) copy_results();
 }
@@ -209,7 +221,17 @@ size_t Executor::gather(size_t first) {
 
 bool Executor::skipped(const StepSpec& step, const Prepared& prepared) const {
   if (step.domain == Domain::outputs && request_->outputs.empty()) return true;
-  return prepared.is_select && batch_.top_k == 0;
+  switch (prepared.role) {
+    case Role::screen:
+    case Role::shortlist:
+      // A plan without the full head is a part of one, and has nothing else to run.
+      return has_full_head_ && (batch_.top_k == 0 || batch_.top_k > plan_.vocab_size / kScreenShare);
+    case Role::full_head:
+      return answered_ || (prepared.is_select && batch_.top_k == 0);
+    case Role::any:
+      return false;
+  }
+  __builtin_unreachable();
 }
 
 int64_t Executor::rows(const StepSpec& step) const {
@@ -272,6 +294,7 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   tally.macs += work.macs;
   tally.macs_skipped += work.macs_skipped;
   tally.bytes += work.bytes;
+  if (work.unresolved != 0) unresolved_.store(true, std::memory_order_relaxed);
   if (work.error == Error::none) return true;
   me.failure = earlier(me.failure, {work.error, static_cast<int64_t>(step), work.error_row});
   failed_.store(true, std::memory_order_relaxed);

@@ -77,13 +77,17 @@ class Executor {
   int64_t kv_layer_elements() const { return kv_half_; }
 
  private:
+  // Candidates come from a screened head where the plan has one, and from the full head where that does not resolve every row.
+  enum class Role { any, screen, shortlist, full_head };
+
   // A step with everything that does not depend on the batch in place.
   struct Prepared {
     std::vector<Call> calls;            // one a choice
     std::vector<const Kernel*> kernels;  // likewise
     size_t first_counter;
     bool follows_freely;  // can run on some rows before the steps ahead of it have run on the others
-    bool is_select;
+    bool is_select;      // writes candidates
+    Role role;
   };
   struct Tally {
     uint64_t macs = 0, macs_skipped = 0, bytes = 0;
@@ -122,6 +126,7 @@ class Executor {
   int64_t max_top_k_;
   std::optional<size_t> last_projection_;
   bool has_select_ = false;
+  bool has_full_head_ = false;
   std::vector<Prepared> prepared_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::mutex> mutex_;
@@ -134,6 +139,8 @@ class Executor {
   std::vector<Worker> workers_;
   std::vector<size_t> together_;  // steps that run as one loop
   std::atomic<bool> failed_{false};
+  std::atomic<bool> unresolved_{false};
+  bool answered_ = false;  // every row's candidates are there
 
   std::vector<StepCounter> counters_;
   Totals totals_;

@@ -12,6 +12,8 @@ constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
 constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
+constexpr int64_t kMaxScreenDepth = 1 << 16;  // greatest k of a head plane: 255·127·k fits int32
+constexpr int64_t kScreenShare = 8;           // more than this part of the vocabulary is not worth rescoring
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;
 
@@ -23,6 +25,7 @@ struct Work {
   uint64_t macs = 0;
   uint64_t macs_skipped = 0;
   uint64_t bytes = 0;
+  uint64_t unresolved = 0;  // rows of a shortlist that only the full head can answer
   Error error = Error::none;
   int64_t error_row = -1;
 
@@ -49,6 +52,9 @@ struct Operand {
 // Resident layouts: f32 f16 bf16 q8_0 q6_k are the file's rows, unchanged.
 // i2s: rows/16 panels of ceil(cols/16) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 4r + b hold trit + 1 of row r,
 // k = 16·block + 4j + b (padding: code 1). At the next multiple of 64 bytes follow rows/16 f32 scales, one a panel.
+// plane8: ceil(rows/16) panels, each ceil(cols/4) blocks of 64 bytes (byte 4r + b of a block holds 128 + q of row r, k = 4·block + b;
+// padding: 128), then three times 16 f32: scale s, residual, norm, with s·q the plane's row, residual ≥ ‖row − s·q‖ and
+// norm ≥ max(‖row‖, ‖s·q‖). Behind the panels 64 bytes, which begin with the greatest norm as f32, infinite if a row is not finite.
 struct Resident {
   const uint8_t* data;
   int64_t rows;
@@ -89,7 +95,7 @@ struct Call {
 
 // A range [begin, end) of the op's units:
 //   linear                 panels of 16 rows
-//   logits_projection      groups of 16 vocabulary rows
+//   logits_projection, screen   groups of 16 vocabulary rows
 //   attention              row · n_kv_heads + kv_head
 //   all others             rows
 using KernelFn = void (*)(const Call& call, int64_t begin, int64_t end, Work& work);

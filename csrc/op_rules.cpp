@@ -145,6 +145,21 @@ void check_select(const PlanSpec& plan, const StepSpec& step) {
   demand_width(plan, step, step.inputs[0], step.ints[0]);
 }
 
+void check_screen(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.ints[0] <= kMaxScreenDepth, step, "k up to 2^16, for which sums fit 32 bits");
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  demand_width(plan, step, step.inputs[0], step.ints[0]);
+  for (const OperandSpec& bound : step.outputs) demand_width(plan, step, bound, step.ints[1]);
+}
+
+void check_shortlist(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  demand_width(plan, step, step.inputs[0], step.ints[0]);
+  for (size_t i : {1, 2}) demand_width(plan, step, step.inputs[i], step.ints[1]);
+}
+
 constexpr OpRule kRules[] = {
     {"embedding", "", "f", 2, 0, 1, Units::rows, false, check_embedding},
     {"rmsnorm", "f", "f", 1, 1, 1, Units::rows, false, check_rmsnorm},
@@ -157,6 +172,8 @@ constexpr OpRule kRules[] = {
     {"output_rows", "f", "f", 1, 0, 0, Units::rows, false, check_output_rows},
     {"logits_projection", "f", "f", 2, 0, 1, Units::vocab_groups, false, check_logits_projection},
     {"select", "f", "if", 1, 0, 0, Units::rows, false, check_select},
+    {"screen", "f", "ff", 2, 0, 1, Units::vocab_groups, false, check_screen},
+    {"shortlist", "fff", "if", 2, 0, 1, Units::rows, false, check_shortlist},
     {"rmsnorm_quantize", "f", "qf", 2, 1, 1, Units::rows, false, check_rmsnorm_quantize},
 };
 

@@ -52,6 +52,16 @@ Resident fill_weight(uint8_t* out, const std::string_view layout, int64_t rows, 
       std::memcpy(out + panels * panel_bytes + 4 * p, &scale, sizeof scale);
     }
     nbytes = panels * panel_bytes + (4 * panels + 63) / 64 * 64;
+  } else if (layout == "plane8") {
+    const int64_t panels = (rows + kPanelRows - 1) / kPanelRows, codes = (cols + 3) / 4 * 64;
+    for (int64_t p = 0; p < panels; ++p, nbytes += codes + 12 * kPanelRows) {
+      // Codes -127 to 127; the first panel only the least, for the greatest sums.
+      for (int64_t i = 0; i < codes; ++i) out[nbytes + i] = static_cast<uint8_t>(p == 0 ? 1 : 1 + random.next() % 255);
+      fill_floats(reinterpret_cast<float*>(out + nbytes + codes), 3, kPanelRows, kPanelRows, random);
+    }
+    const float greatest = 1e4f;
+    std::memcpy(out + nbytes, &greatest, sizeof greatest);
+    nbytes += 64;
   } else if (layout == "f32") {
     nbytes = rows * cols * 4;
     fill_floats(reinterpret_cast<float*>(out), rows, cols, cols, random);
@@ -170,6 +180,29 @@ void fill_select(Scene& s, const Shape& shape, std::string_view, Random& random)
   for (int i : {0, 1}) s.call.out[i] = place_out(s, i, s.call.batch.top_k, 16);
 }
 
+// Bounds of ten rows that lie above the rest; both kinds of result, the unresolved too.
+void fill_shortlist(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  fill_table(s, shape, layout, random);
+  s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
+  for (int i : {1, 2}) s.call.in[i] = floats_in(s, i, shape.n, shape, random);
+  for (int64_t r = 0; r < shape.t; ++r) {
+    for (int64_t c = 0; c < shape.n; ++c) {
+      const float score = c % 9 == r ? 4.0f : static_cast<float>(c % 3);
+      s.call.in[1].row<float>(r)[c] = score - (r % 3 == 2 ? 9.0f : 0.5f);
+      s.call.in[2].row<float>(r)[c] = score + 0.5f;
+    }
+  }
+  s.call.batch.top_k = 2;
+  for (int i : {0, 1}) s.call.out[i] = place_out(s, i, s.call.batch.top_k, 16);
+}
+
+void fill_screen(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  fill_table(s, shape, layout, random);
+  s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
+  for (int i : {0, 1}) s.call.out[i] = place_out(s, i, shape.n, 16);
+  s.units = (shape.n + kPanelRows - 1) / kPanelRows;
+}
+
 struct Recipe {
   std::string_view op;
   void (*fill)(Scene&, const Shape&, std::string_view layout, Random&);
@@ -180,6 +213,7 @@ constexpr Recipe kRecipes[] = {
     {"linear", fill_linear},       {"rope_kv", fill_rope},         {"attention", fill_attention},
     {"relu2_mul", fill_glu},       {"silu_mul", fill_glu},         {"output_rows", fill_output_rows},
     {"select", fill_select},       {"logits_projection", fill_logits}, {"rmsnorm_quantize", fill_norm},
+    {"screen", fill_screen},       {"shortlist", fill_shortlist},
 };
 
 // Each row in a slot of its own, at the borders of cache blocks and attention splits; no two write one place.

@@ -27,7 +27,8 @@ struct Scene {
   enum Region {
     first_input = 0,
     first_weight = kInputs,
-    scratch = first_weight + kWeights,
+    spill = first_weight + kWeights,  // of a weight that is larger than its regions
+    scratch,
     first_output,
     keys = first_output + kOutputs,
     values,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+import screening
 from tritium import numerics
 from tritium.layouts import LAYOUTS
 
@@ -68,6 +69,7 @@ class Case:
     cache: Cache | None = None
     failure: tuple[str, int] | None = None
     macs: int | None = None
+    skipped: int = 0
     nbytes: int | None = None
 
 
@@ -293,6 +295,69 @@ def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             )
 
 
+def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Codes of the greatest size among them, against hidden states that are all of one size."""
+    kinds: Mapping[str, Callable[[F32], F32]] = {
+        "normal": lambda h: h,
+        "one size": lambda h: np.where(h < 0, np.float32(-2), np.float32(2)),
+        "huge": lambda h: h * np.float32(2.0**98),
+        "too large, tiny": lambda h: h * np.float32(2.0**126 if len(h) % 2 else 2.0**-120),
+    }
+    for t, k in ((t, k) for t in ts for k in WIDTHS):
+        for i, (name, kind) in enumerate(kinds.items()):
+            vocab = (1, 16, 17, 37, 48)[(i + k + t) % 5]
+            g = _rng("screen", t, k, vocab)
+            rows = _normal(g, vocab, k)
+            rows[0] = np.where(rows[0] < 0, np.float32(-1), np.float32(1))
+            h, data = kind(_normal(g, t, k)), screening.plane(rows)
+            lower, upper = screening.bounds(h, data, vocab)
+            behind = -(-vocab // 16) * 16 - vocab
+            past = np.full((t, behind), -np.inf, np.float32)
+            n_bounded = int(np.isfinite(lower).all(axis=1).sum())
+            yield Case(
+                f"T={t} K={k} V={vocab} {name}",
+                t,
+                {"k": k, "vocab": vocab},
+                (h,),
+                (np.hstack([lower, past]), np.hstack([upper, past])),
+                (Weight("plane8", vocab, k, data),),
+                vocab=vocab,
+                macs=n_bounded * vocab * k,
+                nbytes=data.size - 64 if n_bounded else 0,
+            )
+
+
+def shortlist(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Bounds of several widths around true logits, among them equal rows."""
+    for t, vocab in ((t, vocab) for t in ts for vocab in (16, 17, 100, 1500)):
+        for k, slack in ((k, slack) for k in (1, 2, 40) if 8 * k <= vocab for slack in (0.0, 1e-3, 0.05)):
+            g = _rng("shortlist", layout, t, vocab, k)
+            values = _normal(g, vocab, 33)
+            values[: vocab // 3] = values[-(vocab // 3) :]
+            data = LAYOUTS[layout].pack(values)
+            rows = LAYOUTS[layout].unpack(data, (vocab, 33))
+            h = _normal(g, t, 33)
+            logits = numerics.project_logits(h, rows)
+            lower, upper = logits - np.float32(slack), logits + np.float32(slack)
+            left = upper >= np.sort(lower, axis=1)[:, -k, None]
+            if (left.sum(axis=1) > vocab // 8).any():
+                continue
+            n = int(left.sum())
+            yield Case(
+                f"T={t} V={vocab} k={k} slack={slack}",
+                t,
+                {"k": 33, "vocab": vocab},
+                (h, lower, upper),
+                numerics.top_k(logits, k),
+                (Weight(layout, vocab, 33, data),),
+                vocab=vocab,
+                top_k=k,
+                macs=n * 33,
+                skipped=(t * vocab - n) * 33,
+                nbytes=n * data.size // vocab,
+            )
+
+
 def _tables(g: np.random.Generator, n_blocks: int) -> I32:
     """Blocks of two sequences, in no order."""
     return g.permutation(2 * n_blocks).reshape(2, n_blocks).astype(np.int32)
@@ -423,5 +488,7 @@ CASES: Mapping[str, Callable[[str, Sequence[int]], Iterator[Case]]] = {
     "output_rows": output_rows,
     "logits_projection": logits_projection,
     "select": select,
+    "screen": screen,
+    "shortlist": shortlist,
 }
 """op → cases of it for a resident layout and numbers of rows."""

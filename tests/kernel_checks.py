@@ -23,7 +23,7 @@ GAP = 64
 MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
              "attention": (1, 2, 3, 5, 8)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
-OUTPUT_OPS = ("logits_projection", "select", "output_rows")
+OUTPUT_OPS = ("logits_projection", "select", "output_rows", "screen", "shortlist")
 
 Make = Callable[[Plan, list[NDArray[np.uint8]], int, int], Any]
 """What makes a program of a plan, its weights, blocks of the cache and a number of threads."""
@@ -197,8 +197,8 @@ def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str
 def check_counts(program: _native.Program, offered: tuple[Choice, ...], case: Case) -> str | None:
     for _, choice, calls, macs, skipped, nbytes, _ in program.counters():
         meant = offered[choice].t_min <= case.t and (not offered[choice].t_max or case.t <= offered[choice].t_max)
-        if calls != meant or skipped:
-            return f"{offered[choice].kernel} ran {calls} times"
+        if calls != meant or skipped != (case.skipped if meant else 0):
+            return f"{offered[choice].kernel} ran {calls} times and skipped {skipped} MACs"
         if meant and (
             (case.macs is not None and macs != case.macs) or (case.nbytes is not None and nbytes != case.nbytes)
         ):

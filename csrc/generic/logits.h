@@ -67,11 +67,11 @@ template <int R, int N>
   if constexpr (R > 1) finish(s.rest, y + 1, stride);
 }
 
-// R rows of `bytes` each against N outputs. Streams: the rows that follow are fetched in the order in which they lie in memory.
+// R rows of `bytes` each against N outputs, while as many bytes from `ahead` on are fetched: what comes next.
 template <class Rows, int R, int N>
-inline void project(const uint8_t* rows, int64_t bytes, int64_t cols, const float* h, int64_t h_stride, float* y, int64_t y_stride) {
+inline void project(const uint8_t* rows, int64_t bytes, int64_t cols, const float* h, int64_t h_stride, float* y, int64_t y_stride,
+                    const uint8_t* ahead) {
   const int64_t n_blocks = cols / (16 * Rows::kGroups);
-  const uint8_t* ahead = rows + R * bytes;
   Logits<R, N> sums;
   clear(sums);
   Blocks<Rows, R> blocks;
@@ -98,8 +98,14 @@ inline void project_group(const uint8_t* rows, int64_t n_rows, const Call& call,
     const float* h = call.in[0].row<const float>(output);
     float* y = call.out[0].row<float>(output) + first;
     int64_t v = 0;
-    for (; v + kTall <= n_rows; v += kTall) project<Rows, kTall, N>(rows + v * bytes, bytes, cols, h, h_stride, y + v, y_stride);
-    for (; v < n_rows; ++v) project<Rows, 1, N>(rows + v * bytes, bytes, cols, h, h_stride, y + v, y_stride);
+    for (; v + kTall <= n_rows; v += kTall) {
+      const uint8_t* at = rows + v * bytes;
+      project<Rows, kTall, N>(at, bytes, cols, h, h_stride, y + v, y_stride, at + kTall * bytes);
+    }
+    for (; v < n_rows; ++v) {
+      const uint8_t* at = rows + v * bytes;
+      project<Rows, 1, N>(at, bytes, cols, h, h_stride, y + v, y_stride, at + bytes);
+    }
   }
   if constexpr (N > 1) project_group<Rows, N / 2>(rows, n_rows, call, first, output);
 }

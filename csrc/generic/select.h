@@ -59,29 +59,30 @@ inline void offer(const float* logits, int64_t from, int64_t to, float* values, 
   }
 }
 
+// The k ≤ n greatest of logits[0, n), in order.
+inline void choose(const float* logits, int64_t n, int64_t k, float* values, int32_t* ids) {
+  for (int64_t i = 0; i < k; ++i) {
+    values[i] = logits[i];
+    ids[i] = static_cast<int32_t>(i);
+    rise(values, ids, i);
+  }
+  offer(logits, k, n, values, ids, k);
+  for (int64_t last = k - 1; last > 0; --last) {
+    const float value = values[last];
+    const int32_t id = ids[last];
+    values[last] = values[0];
+    ids[last] = ids[0];
+    values[0] = value;
+    ids[0] = id;
+    sink(values, ids, last);
+  }
+}
+
 // Reads no resident bytes; k ≤ vocab.
 KERNEL_FUNCTION(select_topk) {
   (void)work;
-  const int64_t vocab = call.ints[0], k = call.batch.top_k;
   for (int64_t r = begin; r < end; ++r) {
-    const float* logits = call.in[0].row<const float>(r);
-    int32_t* ids = call.out[0].row<int32_t>(r);
-    float* values = call.out[1].row<float>(r);
-    for (int64_t i = 0; i < k; ++i) {
-      values[i] = logits[i];
-      ids[i] = static_cast<int32_t>(i);
-      rise(values, ids, i);
-    }
-    offer(logits, k, vocab, values, ids, k);
-    for (int64_t n = k - 1; n > 0; --n) {
-      const float value = values[n];
-      const int32_t id = ids[n];
-      values[n] = values[0];
-      ids[n] = ids[0];
-      values[0] = value;
-      ids[0] = id;
-      sink(values, ids, n);
-    }
+    choose(call.in[0].row<const float>(r), call.ints[0], call.batch.top_k, call.out[1].row<float>(r), call.out[0].row<int32_t>(r));
   }
 }
 

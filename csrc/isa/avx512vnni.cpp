@@ -12,6 +12,8 @@
 #include "generic/panels.h"
 #include "generic/rope.h"
 #include "generic/select.h"
+#include "generic/plane_avx512.h"
+#include "generic/screen.h"
 
 namespace tritium {
 namespace {

@@ -14,6 +14,8 @@
 #include "generic/panels.h"
 #include "generic/rope.h"
 #include "generic/select.h"
+#include "generic/plane_scalar.h"
+#include "generic/screen.h"
 
 namespace tritium {
 namespace {

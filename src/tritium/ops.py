@@ -1,7 +1,8 @@
 """The op table: what a step can compute, with its attributes, its cost and how its results compare between back ends.
 
 A graph uses the plain ops. A planner may replace a chain of them by a fused op that a back end offers (``parts`` names the
-chain); the result has the same bits.
+chain); the result has the same bits. ``screen`` and ``shortlist`` stand in front of logits_projection and select and spare them
+in a step that asks for candidates: an executor runs the pair, and then the full head only for what the pair left unresolved.
 """
 
 from __future__ import annotations
@@ -69,6 +70,14 @@ def _select(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(0, int(4 * t * a["vocab"]))
 
 
+def _screen(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(int(t * a["k"] * a["vocab"]), int(4 * t * (a["k"] + 2 * a["vocab"])))
+
+
+def _shortlist(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(4 * t * 2 * a["vocab"]))
+
+
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
@@ -84,6 +93,8 @@ OPS: dict[str, Op] = {
         Op("output_rows", ("k",), (), _elementwise(1)),
         Op("logits_projection", ("k", "vocab"), (), _logits),
         Op("select", ("vocab",), (), _select, family="exact"),
+        Op("screen", ("k", "vocab"), (), _screen),
+        Op("shortlist", ("k", "vocab"), (), _shortlist, family="exact", parts=("logits_projection", "select")),
         Op("rmsnorm_quantize", ("k", "act_bits"), ("eps",), _quantize, family="exact", parts=("rmsnorm", "quantize")),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from tritium.backends import Backend
 from tritium.errors import ShapeError
@@ -17,6 +18,7 @@ PANEL_ROWS = 16
 ALIGNMENT = 64
 MAX_TOKENS = 512
 MAX_OUTPUTS = 32
+HEAD_SCREENS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,11 @@ def make_plan(
     max_tokens: int = MAX_TOKENS,
     max_outputs: int = MAX_OUTPUTS,
     max_context: int | None = None,
+    head_screen: str = "auto",
 ) -> Plan:
     """Plan steps of up to ``max_tokens`` tokens and ``max_outputs`` rows of logits on a back end.
+
+    ``head_screen``: find candidates by bounds on all logits and the logits of few rows: "auto" where it pays, "on", "off".
 
     Errors: ShapeError for limits out of range; UnsupportedError when the back end has no kernel for an op.
     """
@@ -49,8 +54,11 @@ def make_plan(
         raise ShapeError("max_context", expected=f"1 to {c.max_context}, the model's own", got=context)
     if max_tokens < 1 or max_outputs < 1:
         raise ShapeError("limits of a step", expected="at least 1 token and 1 output", got=(max_tokens, max_outputs))
+    if head_screen not in HEAD_SCREENS:
+        raise ShapeError("head_screen", expected=" or ".join(HEAD_SCREENS), got=head_screen)
     fused = _accumulate(_stack(_norm_quantize([_plain(n) for n in graph.nodes], backend), backend), graph, backend)
-    places, buffers, arena_bytes = _lay_out(fused, graph, max_tokens, max_outputs)
+    fused, bounds = _screen(fused, graph, backend, head_screen)
+    places, buffers, arena_bytes = _lay_out(fused, {**graph.values, **bounds}, max_tokens, max_outputs)
     residents, index = _residents(fused, graph, backend, context)
     steps = tuple(_step(f, graph, backend, places, residents, index) for f in fused)
     plan = Plan(
@@ -123,6 +131,25 @@ def _accumulate(nodes: list[Fused], graph: Graph, backend: Backend) -> list[Fuse
     return out
 
 
+def _screen(
+    nodes: list[Fused], graph: Graph, backend: Backend, head_screen: str
+) -> tuple[list[Fused], dict[str, Value]]:
+    """Put screen and shortlist in front of the head whose logits only a select reads, and name the bounds between them."""
+    for i, (head, last) in enumerate(pairwise(nodes)):
+        if head.op != "logits_projection" or last.op != "select" or last.inputs != head.outputs:
+            continue
+        weight = graph.weights[head.nodes[0].weights[0]]
+        if backend.head_plane(weight.layout, *weight.shape, head_screen) is None:
+            break
+        vocab = weight.shape[0]
+        bounds = [Value(f"{head.outputs[0]}.{end}", vocab, "f32", "outputs") for end in ("lower", "upper")]
+        names = tuple(v.name for v in bounds)
+        screen = Fused("screen", head.nodes, head.inputs, names, head.attrs)
+        shortlist = Fused("shortlist", head.nodes, (*head.inputs, *names), last.outputs, head.attrs)
+        return [*nodes[:i], screen, shortlist, *nodes[i:]], {v.name: v for v in bounds}
+    return nodes, {}
+
+
 def _readers(nodes: list[Fused]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for f in nodes:
@@ -143,7 +170,7 @@ def _reused(f: Fused) -> str | None:
 
 
 def _lay_out(
-    fused: list[Fused], graph: Graph, max_tokens: int, max_outputs: int
+    fused: list[Fused], values: Mapping[str, Value], max_tokens: int, max_outputs: int
 ) -> tuple[dict[str, Operand], tuple[Buffer, ...], int]:
     """Give each value a place, (buffer, column), and each buffer an offset that no living buffer overlaps (first fit)."""
     places: dict[str, Operand] = {}
@@ -158,8 +185,13 @@ def _lay_out(
             places[f.outputs[0]] = places[reused]
             deaths[places[reused].buffer] = i
             continue
+        if f.outputs[0] in places:
+            # Two ways to the same candidates, of which a step of the engine may run both.
+            for name in f.outputs:
+                deaths[places[name].buffer] = i
+            continue
         # The outputs of a stacked linear stand side by side in one buffer; other ops give each output its own.
-        outputs = [graph.values[name] for name in f.outputs]
+        outputs = [values[name] for name in f.outputs]
         for group in [outputs] if f.op == "linear" else [[v] for v in outputs]:
             column = 0
             for v in group:
@@ -250,6 +282,8 @@ def _step(
 
 
 def _label(f: Fused) -> str:
+    if f.op in ("screen", "shortlist"):
+        return f.op
     names = [w for node in f.nodes for w in node.weights if w not in COMPUTED]
     if not names:
         return f.op

@@ -27,6 +27,14 @@ class StepCost:
         return self.weight_bytes + self.activation_bytes
 
 
+def without_candidates(plan: Plan) -> frozenset[int]:
+    """Steps that a request for candidates spares: the full head of a plan that screens it."""
+    ops = [step.op for step in plan.steps]
+    if "shortlist" not in ops:
+        return frozenset()
+    return frozenset(i for i, op in enumerate(ops) if op in ("logits_projection", "select"))
+
+
 def step_costs(plan: Plan, n_tokens: int = 1, kv_len: int = 1, n_outputs: int = 1) -> tuple[StepCost, ...]:
     """What each step of the plan costs for a batch whose tokens each see ``kv_len`` positions."""
     rows = {"tokens": n_tokens, "outputs": n_outputs}
@@ -37,6 +45,8 @@ def step_costs(plan: Plan, n_tokens: int = 1, kv_len: int = 1, n_outputs: int = 
         weights = [plan.residents[i] for i in step.choices[0].residents]
         if step.op in GATHERED:
             read = sum(r.nbytes // r.rows * t for r in weights)
+        elif step.op == "shortlist":
+            read = 0  # the rows that the bounds leave: known when it has run
         else:
             read = sum(r.nbytes for r in weights)
         costs.append(StepCost(work.macs, read, work.bytes))
@@ -45,7 +55,7 @@ def step_costs(plan: Plan, n_tokens: int = 1, kv_len: int = 1, n_outputs: int = 
 
 def to_json(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> dict[str, Any]:
     """The whole plan as JSON data, costs included."""
-    costs = step_costs(plan, n_tokens, kv_len)
+    costs, spared = step_costs(plan, n_tokens, kv_len), without_candidates(plan)
     return {
         "architecture": plan.architecture,
         "backend": plan.backend,
@@ -82,8 +92,9 @@ def to_json(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> dict[str, Any]:
                 "macs": cost.macs,
                 "weight_bytes": cost.weight_bytes,
                 "activation_bytes": cost.activation_bytes,
+                "for_candidates": i not in spared,
             }
-            for s, cost in zip(plan.steps, costs, strict=True)
+            for i, (s, cost) in enumerate(zip(plan.steps, costs, strict=True))
         ],
     }
 
@@ -104,7 +115,11 @@ def describe(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> str:
         if run[0][0][0].block >= 0:
             lines.append(f"× {len(run)} layer{'s' if len(run) > 1 else ''}")
         lines += [("  " if s.block >= 0 else "") + _row(s, c, 24 if s.block >= 0 else 26) for s, c in run[0]]
-    macs, weights, activations = _sums(costs)
+    spared = without_candidates(plan)
+    if spared:
+        names = " and ".join(plan.steps[i].op for i in sorted(spared))
+        lines.append(f"{names}: for full logits, and where screen and shortlist leave a row unresolved; not in the total")
+    macs, weights, activations = _sums(cost for i, cost in enumerate(costs) if i not in spared)
     lines.append(
         f"total: {_amount(macs)} MACs · weights {_amount(weights)}B · activations and cache {_amount(activations)}B"
     )
@@ -119,7 +134,7 @@ def kv_bytes_per_token(plan: Plan) -> int:
 def _row(step: Step, cost: StepCost, width: int = 26) -> str:
     kernels = " | ".join(c.kernel for c in step.choices)
     a = step.attrs
-    wide = "k" in a and ("n" in a or step.op == "logits_projection")
+    wide = "k" in a and ("n" in a or step.op in ("logits_projection", "screen", "shortlist"))
     shape = f"{int(a['k'])} → {int(a.get('n', a.get('vocab', 0)))}" if wide else f"{int(a['k'])}" if "k" in a else ""
     op = f"{step.op} +=" if a.get("accumulate") else step.op
     label = "" if step.label == step.op else step.label

@@ -76,9 +76,22 @@ class Backend(Protocol):
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int: ...
 
+    def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
+        """The layout of a plane that screens a head of this layout, or None to read the head itself.
+
+        ``head_screen``: "auto" (where it pays), "on" (wherever it can be), "off". UnsupportedError for "on" where it cannot.
+        """
+        ...
+
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
     ) -> Program: ...
+
+
+def no_plane(head_screen: str, where: str) -> None:
+    """A back end's answer where no plane can be: none, and UnsupportedError if it must be there."""
+    if head_screen == "on":
+        raise UnsupportedError("the head cannot be screened", where=where, hint="Leave --head-screen at auto")
 
 
 def find(name: str) -> Backend:

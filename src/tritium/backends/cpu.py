@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import _native, env, numerics
-from tritium.backends import KernelRow, Program, TensorSource
+from tritium.backends import KernelRow, Program, TensorSource, no_plane
 from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
 from tritium.kernel_table import kernel_table
@@ -21,6 +21,11 @@ PANEL_DEPTH = 16
 ALIGNMENT = 64
 MAX_TOP_K = 1024
 _DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
+PLANE_LAYOUT = "plane8"
+SCREEN_VOCAB = 1 << 14
+"""From this many rows on the head weighs enough for its plane to pay."""
+SCREEN_DEPTH = 1 << 16
+_SCREENED = ("f32", "f16", "bf16")
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 _EMPTY_I32 = np.zeros((0, 0), np.int32)
 
@@ -106,6 +111,10 @@ class CpuBackend:
         """Ternary matrices become panels, vectors f32; embedding and head stay as they are in the file."""
         if op == "linear":
             return "i2s"
+        if op == "screen":
+            return PLANE_LAYOUT
+        if op == "shortlist":
+            return file_layout
         if op in ("embedding", "logits_projection"):
             if file_layout not in _TABLES:
                 raise UnsupportedError(
@@ -115,11 +124,22 @@ class CpuBackend:
         return "f32"
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
-        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; else the file's bytes."""
+        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; planes: a byte a weight; else the file's."""
         if layout == "i2s":
             panels = rows // PANEL_ROWS
             return panels * -(-cols // PANEL_DEPTH) * 64 + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        if layout == PLANE_LAYOUT:
+            return -(-rows // PANEL_ROWS) * (-(-cols // 4) * 64 + 3 * 4 * PANEL_ROWS) + ALIGNMENT
         return LAYOUTS[layout].nbytes((rows, cols))
+
+    def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
+        """Heads of two bytes a weight and more are screened with one, once the vocabulary is large."""
+        if head_screen == "off" or (head_screen == "auto" and vocab < SCREEN_VOCAB):
+            return None
+        covered = {row.op for row in self._rows if row.layout in (PLANE_LAYOUT, file_layout)}
+        if file_layout in _SCREENED and k <= SCREEN_DEPTH and {"screen", "shortlist"} <= covered:
+            return PLANE_LAYOUT
+        return no_plane(head_screen, f"{file_layout}, {k} columns")
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
@@ -223,6 +243,8 @@ def _resident(
     info = source.tensors[name]
     if resident.layout == "i2s":
         return _panels(resident, source, n_threads)
+    if resident.layout == PLANE_LAYOUT:
+        return _native.pack_plane(source.data(name), info.layout, resident.rows, resident.cols, n_threads)
     if resident.layout == info.layout:
         data = source.data(name)
         if resident.rows == 1:

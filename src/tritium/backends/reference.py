@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.backends import KernelRow, Program, TensorSource
+from tritium.backends import KernelRow, Program, TensorSource, no_plane
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
 from tritium.types import Batch, StepCount, StepResult
@@ -38,6 +38,10 @@ class ReferenceBackend:
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
         """The file's bytes."""
         return int(rows * cols * LAYOUTS[layout].bits) // 8 + LAYOUTS[layout].tail_bytes
+
+    def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
+        """None: the head is read whole."""
+        return no_plane(head_screen, f"back end {self.name}")
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int

@@ -36,6 +36,12 @@ _MODEL_OPTIONS = (
     click.option(
         "--i2s-layout", default="128", show_default=True, help="Block order of I2_S in the file: 128, 64 or 4row."
     ),
+    click.option(
+        "--head-screen",
+        default="auto",
+        show_default=True,
+        help="Find candidates without reading the whole head, with the same result: auto (where it pays), on or off.",
+    ),
 )
 _SAMPLING_OPTIONS = (
     click.option("-n", "--max-tokens", type=int, default=128, show_default=True, help="The most tokens to generate."),
@@ -71,7 +77,7 @@ def sampling_options(function: F) -> F:
     return function
 
 
-_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout")
+_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen")
 
 
 def load_model(options: dict[str, Any], *, quiet: bool = False) -> Model:

@@ -16,9 +16,17 @@ from tritium.cli import json_option, print_json
 @click.option(
     "--kv-len", type=click.IntRange(1), default=1, show_default=True, help="Positions that each of them sees."
 )
+@click.option("--head-screen", default="auto", show_default=True, help="auto, on or off: as for run.")
 @json_option
 def command(
-    model: str, device: str, backend: str | None, max_context: int | None, tokens: int, kv_len: int, as_json: bool
+    model: str,
+    device: str,
+    backend: str | None,
+    max_context: int | None,
+    tokens: int,
+    kv_len: int,
+    head_screen: str,
+    as_json: bool,
 ) -> None:
     """Print the plan of MODEL, a GGUF file or "demo": what runs, in order, without loading its weights.
 
@@ -34,7 +42,8 @@ def command(
 
     with open_gguf(resolve_model(model)) as file:
         graph = build_graph(file.metadata, file.tensors)
-    plan = make_plan(graph, backends.find(backends.resolve(device, backend)), max_context=max_context)
+    chosen = backends.find(backends.resolve(device, backend))
+    plan = make_plan(graph, chosen, max_context=max_context, head_screen=head_screen)
     if as_json:
         print_json(to_json(plan, tokens, kv_len))
     else:

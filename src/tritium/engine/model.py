@@ -48,7 +48,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None, backend: str | None = None,
     max_context: int | None = None, kv_budget: int | None = None, chunk: int | None = None,
-    prefix_cache: bool = True, i2s_layout: str = "128",
+    prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto",
 ) -> Model:  # fmt: skip
     """Open a model and put its weights in place.
 
@@ -57,7 +57,8 @@ def load(
     model's own, lowered to what ``kv_budget`` holds. ``kv_budget``: bytes for the key-value cache, all sequences together;
     None is room for one full context, and for up to 32 within 256 MiB; a context above 1 GiB has to be asked for.
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
-    Neither changes a result. ``i2s_layout``: the block order of I2_S, "128", "64" or "4row".
+    Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result: "auto" where it
+    pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row".
 
     Errors: OSError; FormatError and UnsupportedError name the file and the place; ShapeError for arguments out of range.
     """
@@ -71,7 +72,7 @@ def load(
         graph = build_graph(file.metadata, file.tensors)
         _check_vocabulary(graph.config, tokenizer)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget)
-        plan = make_plan(graph, backends.find(name), max_context=context)
+        plan = make_plan(graph, backends.find(name), max_context=context, head_screen=head_screen)
         _check_tensors(file, plan)
         executor = Executor(plan, file, n_threads=threads, kv_blocks=n_blocks)
         try:

@@ -1,0 +1,15 @@
+// The head of a model as 8-bit rows with bounds on what they leave out: the plane8 layout of kernel.h.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "platform.h"
+
+namespace tritium {
+
+// `rows` × `cols` weights of layout f32, f16 or bf16. Throws std::invalid_argument for another layout or size.
+Pages pack_plane(std::span<const uint8_t> data, const std::string& layout, int64_t rows, int64_t cols, int n_threads);
+
+}  // namespace tritium

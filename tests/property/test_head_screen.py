@@ -1,0 +1,230 @@
+"""A screened head answers what the full head answers: the same ids, the same bits, whatever the hidden state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import screening
+from tritium import _native
+from tritium.ir import Buffer, Choice, Operand, Plan, Resident, Step, encode_plan
+from tritium.layouts import LAYOUTS
+from tritium.ops import OPS
+
+F32 = NDArray[np.float32]
+ISAS = tuple(_native.isas())
+OUTPUTS = 32
+LAYOUT_NAMES = ("f16", "bf16", "f32")
+EVERY_WAY = list(product(ISAS, LAYOUT_NAMES))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One head as two programs: with a plane in front and without."""
+
+    screened: _native.Program
+    full: _native.Program
+    rows: F32
+
+    def candidates(self, hidden: F32, k: int) -> bool:
+        """Ask both for the k best of each hidden state. True if they agree in every bit."""
+        n = len(hidden)
+        answers = []
+        for program in (self.screened, self.full):
+            buffer = program.buffer(0)
+            buffer[:n, : hidden.shape[1]] = hidden
+            ids, values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+            zeros = np.zeros(n, np.int32)
+            outputs = np.arange(n, dtype=np.int32)
+            assert not program.step(zeros, zeros, zeros, np.zeros((1, 1), np.int32), outputs, k, None, ids, values)
+            answers.append((ids.tobytes(), values.tobytes()))
+        return answers[0] == answers[1]
+
+    def counted(self) -> dict[str, tuple[int, int, int]]:
+        """(calls, MACs, skipped MACs) by op."""
+        names = ("screen", "shortlist", "logits_projection", "select")
+        return {names[step]: (calls, macs, skipped) for step, _, calls, macs, skipped, _, _ in self.screened.counters()}
+
+
+def make_heads(values: F32, layout: str, isa: str, n_threads: int = 1, spoiled: float = 0.0) -> Heads:
+    vocab, k = values.shape
+    data = LAYOUTS[layout].pack(values)
+    if spoiled:
+        data.view(np.float32)[77 * k + 3] = spoiled
+    plane = _native.pack_plane(data, layout, vocab, k, n_threads)
+    width, wide = -(-k // 16) * 16, -(-vocab // 16) * 16
+    buffers, at = [], 0
+    for name, columns in (("hidden", width), ("lower", wide), ("upper", wide), ("logits", wide), ("ids", 16), ("values", 16)):
+        buffers.append(Buffer(name, "i32" if name == "ids" else "f32", "outputs", columns, at))
+        at += 4 * OUTPUTS * columns
+    hidden, lower, upper, logits, ids, best = (Operand(i, 0) for i in range(6))
+    attrs = {"k": k, "vocab": vocab}
+
+    def step(op: str, kernel: str, inputs: tuple[Operand, ...], outputs: tuple[Operand, ...], *reads: int) -> Step:
+        return Step(op, op, -1, inputs, outputs, attrs, (Choice(f"{kernel}_{isa}", 1, 0, reads),))
+
+    steps = (
+        step("screen", "screen_plane8", (hidden,), (lower, upper), 1),
+        step("shortlist", f"shortlist_{layout}", (hidden, lower, upper), (ids, best), 0),
+        step("logits_projection", f"logits_projection_{layout}", (hidden,), (logits,), 0),
+        step("select", "select_topk", (logits,), (ids, best)),
+    )
+    residents = (Resident(("w",), layout, vocab, k, data.size), Resident(("w",), "plane8", vocab, k, plane.size))
+
+    def program(steps: tuple[Step, ...]) -> _native.Program:
+        plan = Plan(
+            architecture="", backend="cpu", profile="", graph_hash="", max_tokens=OUTPUTS, max_outputs=OUTPUTS,
+            max_context=1, vocab_size=vocab, n_kv_layers=0, n_kv_heads=0, head_dim=0, kv_block=0, arena_bytes=at,
+            rope_theta=0.0, rope_factors=(), buffers=tuple(buffers), residents=residents, steps=steps,
+        )  # fmt: skip
+        return _native.Program(encode_plan(plan, OPS), [data, plane], 1, n_threads)
+
+    return Heads(program(steps), program(steps[2:]), LAYOUTS[layout].unpack(data, (vocab, k)))
+
+
+def head_rows(g: np.random.Generator, vocab: int, k: int) -> F32:
+    """Random rows; among them equal ones, neighbours that differ in one unit in the last place, zeros, tiny, large and spiked."""
+    rows = g.standard_normal((vocab, k), np.float32)
+    rows[1::7] = rows[0::7][: len(rows[1::7])]
+    rows[2::7] = np.nextafter(rows[0::7][: len(rows[2::7])], np.float32(9))
+    rows[3] = 0
+    rows[4] *= np.float32(1e-6)
+    rows[5] *= np.float32(300)
+    rows[6::50, 0] = 40
+    return rows
+
+
+def hidden_states(g: np.random.Generator, rows: F32, n: int, kind: int) -> F32:
+    """A batch of one kind, since a single state without bounds sends its whole batch to the full head."""
+    k = rows.shape[1]
+    h = g.standard_normal((n, k), np.float32)
+    near = rows[g.integers(0, len(rows), n)]
+    if kind == 1:  # between noise and a row
+        h += near * g.uniform(0, 3, (n, 1)).astype(np.float32)
+    elif kind == 2:  # a row, whose equals tie with it
+        h = near.copy()
+    elif kind == 3:  # integers: many sums are exact
+        h = np.round(2 * h)
+    elif kind == 4:  # every size that has bounds
+        h = (h * np.float32(2.0) ** g.integers(-90, 80, (n, 1))).astype(np.float32)
+    elif kind == 5:  # one feature outweighs the others
+        h[:, 0] = 1000
+    elif kind == 6:  # sizes up to the ends of float32
+        h = (h * np.float32(2.0) ** g.integers(-149, 125, (n, 1))).astype(np.float32)
+    elif kind == 7:  # one feature alone
+        h = np.eye(k, dtype=np.float32)[g.integers(0, k, n)]
+    return h
+
+
+KINDS = 8
+
+
+@pytest.mark.parametrize(("isa", "layout"), EVERY_WAY)
+def test_candidates_are_those_of_the_full_head(isa: str, layout: str) -> None:
+    """Over a hundred thousand hidden states in all, as the instruction sets share them out."""
+    g = np.random.default_rng([ISAS.index(isa), LAYOUT_NAMES.index(layout)])
+    n_batches = -(-120_000 // (len(ISAS) * len(LAYOUT_NAMES) * OUTPUTS))
+    n_screened = n_full = 0
+    for i, (vocab, k) in enumerate(((641, 48), (1031, 33), (400, 100), (999, 17))):
+        heads = make_heads(head_rows(g, vocab, k), layout, isa, 1 + i % 2)
+        for j in range(-(-n_batches // 4)):
+            top_k = (1, 2, 40)[j % 3]
+            hidden = hidden_states(g, heads.rows, OUTPUTS, j % KINDS)
+            assert heads.candidates(hidden, top_k), f"{vocab} x {k}, batch {j}"
+        n_screened += heads.counted()["screen"][0]
+        n_full += heads.counted()["logits_projection"][0]
+    # Otherwise little would have been compared.
+    assert n_full < n_screened / 2
+
+
+@pytest.mark.parametrize(("isa", "layout"), EVERY_WAY)
+def test_as_many_candidates_as_there_can_be(isa: str, layout: str) -> None:
+    g = np.random.default_rng(5)
+    heads = make_heads(head_rows(g, 8197, 31), layout, isa, 2)
+    for top_k, kind in product((1024, 1000), (0, 1)):
+        assert heads.candidates(hidden_states(g, heads.rows, OUTPUTS, kind), top_k)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_few_rows_are_rescored_and_the_rest_is_counted_as_skipped(isa: str) -> None:
+    g = np.random.default_rng(6)
+    rows = g.standard_normal((4099, 256), np.float32)
+    heads = make_heads(rows, "f16", isa)
+    hidden = (rows[:8] * np.float32(0.5) + g.standard_normal((8, 256), np.float32)).astype(np.float32)
+    assert heads.candidates(hidden, 1)
+    counted = heads.counted()
+    work = 8 * 4099 * 256
+    assert counted["screen"] == (1, work, 0)
+    assert counted["shortlist"][1] + counted["shortlist"][2] == work
+    assert 8 * 256 <= counted["shortlist"][1] < work // 100
+    assert counted["logits_projection"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0, 3e38], ids=str)
+def test_what_has_no_bounds_falls_back_to_the_full_head(isa: str, bad: float) -> None:
+    g = np.random.default_rng(7)
+    heads = make_heads(head_rows(g, 500, 40), "bf16", isa)
+    hidden = g.standard_normal((3, 40), np.float32)
+    hidden[1] = bad
+    assert heads.candidates(hidden, 2)
+    assert heads.counted()["logits_projection"] == (1, 3 * 500 * 40, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=str)
+def test_a_head_that_is_not_finite_falls_back(isa: str, bad: float) -> None:
+    g = np.random.default_rng(8)
+    heads = make_heads(head_rows(g, 500, 40), "f32", isa, spoiled=bad)
+    assert heads.candidates(g.standard_normal((3, 40), np.float32), 5)
+    assert heads.counted()["logits_projection"][0] == 1
+
+
+def test_equal_rows_beyond_an_eighth_fall_back_and_the_lowest_id_wins() -> None:
+    heads = make_heads(np.ones((640, 32), np.float32), "f16", ISAS[0])
+    assert heads.candidates(np.ones((2, 32), np.float32), 3)
+    assert heads.counted()["logits_projection"][0] == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_a_plane_states_what_it_leaves_out(layout: str) -> None:
+    """Residual and norm are upper bounds, and not far above."""
+    g = np.random.default_rng(9)
+    values = head_rows(g, 203, 37)
+    values[8] = 3e-41 if layout == "f32" else 0
+    data = LAYOUTS[layout].pack(values)
+    rows = LAYOUTS[layout].unpack(data, values.shape).astype(np.float64)
+    codes, scale, residual, norm, greatest = screening.parts(_native.pack_plane(data, layout, 203, 37, 2), 203, 37)
+    assert np.abs(codes).max() == 127
+    rest = np.sqrt(((rows - scale[:, None].astype(np.float64) * codes) ** 2).sum(axis=1))
+    length = np.sqrt((rows**2).sum(axis=1))
+    assert (residual >= rest).all() and (residual <= rest * (1 + 1e-5) + 1e-44).all()
+    assert (norm >= length).all() and (norm <= (length + rest) * (1 + 1e-5) + 1e-44).all()
+    assert greatest == norm.max()
+    # Half a unit of the greatest weight for each of K weights.
+    assert (rest <= scale * 0.501 * np.sqrt(37) + 1e-38).all()
+
+
+def test_the_bounds_hold_for_the_canonical_logits() -> None:
+    from tritium import numerics
+
+    g = np.random.default_rng(10)
+    values = head_rows(g, 300, 65)
+    data = LAYOUTS["f32"].pack(values)
+    plane = _native.pack_plane(data, "f32", 300, 65, 1)
+    hidden = np.concatenate([hidden_states(g, values, 40, kind) for kind in range(6)])
+    lower, upper = screening.bounds(hidden, plane, 300)
+    logits = numerics.project_logits(hidden, values)
+    assert np.isfinite(lower).all()
+    assert ((lower <= logits) & (logits <= upper)).all()
+
+
+def test_packing_refuses_what_it_cannot_pack() -> None:
+    data = np.zeros(64, np.uint8)
+    for layout, rows, cols in (("q8_0", 1, 32), ("f16", 2, 17), ("f32", 0, 16), ("f16", 1, (1 << 16) + 1)):
+        with pytest.raises(ValueError, match=r"layout|bytes|range"):
+            _native.pack_plane(data, layout, rows, cols, 1)
