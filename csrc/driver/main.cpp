@@ -90,7 +90,7 @@ class Program {
  public:
   Program(const Section& plan, const Options& options) : spec_(parse_plan(plan.data)), kv_blocks_(plan.argument), options_(options) {
     if (!options.isa.empty()) use_isa(spec_, find_isa(options.isa));
-    for (const StepSpec& step : spec_.steps) has_head_ |= step.rule->units == Units::vocab_groups;
+    for (const StepSpec& step : spec_.steps) has_head_ |= step.rule->name == std::string_view("logits_projection");
   }
 
   void add_resident(std::span<const uint8_t> data) {

@@ -12,6 +12,8 @@
 #include "generic/norm.h"
 #include "generic/rope.h"
 #include "generic/select.h"
+#include "generic/plane_neon.h"
+#include "generic/screen.h"
 
 namespace tritium {
 namespace {

@@ -46,6 +46,13 @@ def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(
     parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.
     """
 
+def pack_plane(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], layout: str, rows: int, cols: int, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """
+    The plane8 layout of a head of layout "f32", "f16" or "bf16": 8-bit rows with scales and bounds on what they leave out.
+
+    Errors: ValueError for another layout or a size that does not follow from the shape.
+    """
+
 def read_bandwidth(n_threads: int, nbytes: int) -> float:
     """
     Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.

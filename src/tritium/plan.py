@@ -139,9 +139,9 @@ def _screen(
         if head.op != "logits_projection" or last.op != "select" or last.inputs != head.outputs:
             continue
         weight = graph.weights[head.nodes[0].weights[0]]
-        if backend.head_plane(weight.layout, *weight.shape, head_screen) is None:
+        vocab, width = weight.shape
+        if backend.head_plane(weight.layout, vocab, width, head_screen) is None:
             break
-        vocab = weight.shape[0]
         bounds = [Value(f"{head.outputs[0]}.{end}", vocab, "f32", "outputs") for end in ("lower", "upper")]
         names = tuple(v.name for v in bounds)
         screen = Fused("screen", head.nodes, head.inputs, names, head.attrs)

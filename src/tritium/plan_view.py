@@ -118,7 +118,9 @@ def describe(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> str:
     spared = without_candidates(plan)
     if spared:
         names = " and ".join(plan.steps[i].op for i in sorted(spared))
-        lines.append(f"{names}: for full logits, and where screen and shortlist leave a row unresolved; not in the total")
+        lines.append(
+            f"{names}: for full logits, and where screen and shortlist leave a row unresolved; not in the total"
+        )
     macs, weights, activations = _sums(cost for i, cost in enumerate(costs) if i not in spared)
     lines.append(
         f"total: {_amount(macs)} MACs · weights {_amount(weights)}B · activations and cache {_amount(activations)}B"

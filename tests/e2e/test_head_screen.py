@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,9 +47,20 @@ def test_the_same_text(pair: tuple[tritium.Model, tritium.Model], fields: dict[s
     head = screened.config.vocab_size * screened.config.d_model
     if "top_k" in fields or not fields:
         rescored, skipped = counted(screened, "shortlist")[1:]
-        assert skipped > 0 and (rescored + skipped) % head == 0
+        assert skipped > 0
+        assert (rescored + skipped) % head == 0
     else:
         assert counted(screened, "screen")[0] == 0
+
+
+def test_a_receipt_of_a_screened_run_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "receipt.json"
+    assert run("run", "-m", "demo", "ROMEO:", "-n", "20", "--head-screen", "on", "--receipt", path).returncode == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["evidence"]["ledger"]["head_rows"]
+    assert rows["screened"] > 0
+    assert 0 < rows["rescored"] < rows["screened"] // 8
+    judged = run("verify-receipt", path)
+    assert judged.returncode == 0, judged.stdout
 
 
 def test_full_logits_do_not_ask_for_the_plane(pair: tuple[tritium.Model, tritium.Model]) -> None:
@@ -64,7 +76,8 @@ def test_the_command_line_asks_for_it(tmp_path: Path) -> None:
     assert "screen_plane8" in run("plan", "demo", "--head-screen", "on").stdout
     assert "screen_plane8" not in run("plan", "demo").stdout
     refused = run("run", "-m", "demo", "ROMEO:", "--head-screen", "yes")
-    assert refused.returncode == 2 and "head_screen" in refused.stderr
+    assert refused.returncode == 2
+    assert "head_screen" in refused.stderr
     with pytest.raises(UnsupportedError, match="cannot be screened"):
         tritium.load(write_tiny(tmp_path / "m.gguf", "llama_mha_untied_q6_k"), head_screen="on")
     with pytest.raises(ShapeError, match="head_screen"):

@@ -58,7 +58,14 @@ def make_heads(values: F32, layout: str, isa: str, n_threads: int = 1, spoiled: 
     plane = _native.pack_plane(data, layout, vocab, k, n_threads)
     width, wide = -(-k // 16) * 16, -(-vocab // 16) * 16
     buffers, at = [], 0
-    for name, columns in (("hidden", width), ("lower", wide), ("upper", wide), ("logits", wide), ("ids", 16), ("values", 16)):
+    for name, columns in (
+        ("hidden", width),
+        ("lower", wide),
+        ("upper", wide),
+        ("logits", wide),
+        ("ids", 16),
+        ("values", 16),
+    ):
         buffers.append(Buffer(name, "i32" if name == "ids" else "f32", "outputs", columns, at))
         at += 4 * OUTPUTS * columns
     hidden, lower, upper, logits, ids, best = (Operand(i, 0) for i in range(6))
@@ -202,8 +209,10 @@ def test_a_plane_states_what_it_leaves_out(layout: str) -> None:
     assert np.abs(codes).max() == 127
     rest = np.sqrt(((rows - scale[:, None].astype(np.float64) * codes) ** 2).sum(axis=1))
     length = np.sqrt((rows**2).sum(axis=1))
-    assert (residual >= rest).all() and (residual <= rest * (1 + 1e-5) + 1e-44).all()
-    assert (norm >= length).all() and (norm <= (length + rest) * (1 + 1e-5) + 1e-44).all()
+    assert (residual >= rest).all()
+    assert (residual <= rest * (1 + 1e-5) + 1e-44).all()
+    assert (norm >= length).all()
+    assert (norm <= (length + rest) * (1 + 1e-5) + 1e-44).all()
     assert greatest == norm.max()
     # Half a unit of the greatest weight for each of K weights.
     assert (rest <= scale * 0.501 * np.sqrt(37) + 1e-38).all()

@@ -88,8 +88,8 @@ class Backend(Protocol):
     ) -> Program: ...
 
 
-def no_plane(head_screen: str, where: str) -> None:
-    """A back end's answer where no plane can be: none, and UnsupportedError if it must be there."""
+def refuse_screen(head_screen: str, where: str) -> None:
+    """Raise UnsupportedError if a screen that cannot be is asked for."""
     if head_screen == "on":
         raise UnsupportedError("the head cannot be screened", where=where, hint="Leave --head-screen at auto")
 

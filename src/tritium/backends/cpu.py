@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import _native, env, numerics
-from tritium.backends import KernelRow, Program, TensorSource, no_plane
+from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
 from tritium.kernel_table import kernel_table
@@ -133,13 +133,15 @@ class CpuBackend:
         return LAYOUTS[layout].nbytes((rows, cols))
 
     def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
-        """Heads of two bytes a weight and more are screened with one, once the vocabulary is large."""
-        if head_screen == "off" or (head_screen == "auto" and vocab < SCREEN_VOCAB):
+        """Heads of two bytes a weight and more, once the vocabulary is large and integer products are quicker than memory."""
+        best = self._rows[0].isa
+        if head_screen == "off" or (head_screen == "auto" and (vocab < SCREEN_VOCAB or best == "scalar")):
             return None
         covered = {row.op for row in self._rows if row.layout in (PLANE_LAYOUT, file_layout)}
         if file_layout in _SCREENED and k <= SCREEN_DEPTH and {"screen", "shortlist"} <= covered:
             return PLANE_LAYOUT
-        return no_plane(head_screen, f"{file_layout}, {k} columns")
+        refuse_screen(head_screen, f"{file_layout}, {k} columns")
+        return None
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tritium.backends import KernelRow, Program, TensorSource, no_plane
+from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.ir import Plan
 from tritium.layouts import LAYOUTS
 from tritium.types import Batch, StepCount, StepResult
@@ -33,7 +33,8 @@ class NullBackend:
 
     def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
         """None: the head is read whole."""
-        return no_plane(head_screen, f"back end {self.name}")
+        refuse_screen(head_screen, f"back end {self.name}")
+        return None
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.backends import KernelRow, Program, TensorSource, no_plane
+from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
 from tritium.types import Batch, StepCount, StepResult
@@ -41,7 +41,8 @@ class ReferenceBackend:
 
     def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
         """None: the head is read whole."""
-        return no_plane(head_screen, f"back end {self.name}")
+        refuse_screen(head_screen, f"back end {self.name}")
+        return None
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int

@@ -57,8 +57,8 @@ def load(
     model's own, lowered to what ``kv_budget`` holds. ``kv_budget``: bytes for the key-value cache, all sequences together;
     None is room for one full context, and for up to 32 within 256 MiB; a context above 1 GiB has to be asked for.
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
-    Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result: "auto" where it
-    pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row".
+    Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result:
+    "auto" where it pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row".
 
     Errors: OSError; FormatError and UnsupportedError name the file and the place; ShapeError for arguments out of range.
     """
@@ -229,7 +229,11 @@ class Model:
     ) -> Stream:  # fmt: skip
         """Continue a prompt piece by piece; the pieces joined are the text that ``generate`` returns. As ``generate``."""
         generations = self.engine.submit(
-            [self._ids(prompt, parse_special)], _params(params, fields), cancel=cancel, measure=measure, observer=observer
+            [self._ids(prompt, parse_special)],
+            _params(params, fields),
+            cancel=cancel,
+            measure=measure,
+            observer=observer,
         )
         return self._stream(generations)
 

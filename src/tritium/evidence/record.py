@@ -27,10 +27,16 @@ if TYPE_CHECKING:
     from tritium.engine.sampling import SamplingParams
     from tritium.formats.gguf import GGUFFile
 
-FAMILIES = {"linear": "body", "attention": "attention", "logits_projection": "head"}
+FAMILIES = {
+    "linear": "body",
+    "attention": "attention",
+    "logits_projection": "head",
+    "screen": "head",
+    "shortlist": "head",
+}
 """Op → matrix family; every other op is "other"."""
 
-STAGES = {"embedding": "embed", "logits_projection": "logits"}
+STAGES = {"embedding": "embed", "logits_projection": "logits", "screen": "logits", "shortlist": "logits"}
 """Op → stage; every other op is "forward", and what passes between steps is "sample"."""
 
 PROBE_BYTES = 256 << 20
@@ -322,7 +328,13 @@ def _ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
         if family == "body" and entry is not None and entry.kind in ("quantized", "gpu"):
             quantized += c.macs + c.macs_skipped
     body = families["body"]["macs"] + families["body"]["macs_skipped"]
-    full = families["head"]["macs"] // _width(plan)
+    work = {op: [0, 0] for op in ("logits_projection", "shortlist")}
+    for c in trace.counts:
+        if _op(c) in work:
+            work[_op(c)][0] += c.macs
+            work[_op(c)][1] += c.macs_skipped
+    width = _width(plan)
+    full, rescored, excluded = (n // width for n in (work["logits_projection"][0], *work["shortlist"]))
     return {
         "n_steps": trace.n_steps,
         "n_tokens": trace.n_tokens,
@@ -333,7 +345,7 @@ def _ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
             for c in trace.counts
         ],
         "families": [{"family": name, **work} for name, work in families.items()],
-        "head_rows": {"screened": 0, "rescored": 0, "full": full},
+        "head_rows": {"screened": rescored + excluded, "rescored": rescored, "full": full},
         "quantized_fraction": round(quantized / body, 6) if body else 0,
     }  # fmt: skip
 

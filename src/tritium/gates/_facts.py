@@ -132,7 +132,10 @@ class Facts:
 
     @cached_property
     def head_bytes(self) -> int:
-        """Bytes of the head that a pass with outputs reads, as counted."""
+        """Bytes of the head that a pass with outputs reads at least, as counted: all of it, or the plane that screens it."""
+        planes = [s.bytes // s.calls for s in self.steps if s.op == "screen" and s.calls]
+        if planes:
+            return min(planes)
         return max((s.bytes // s.calls for s in self.steps if s.op == HEAD and s.calls), default=0)
 
     def cache_bytes(self, n_positions: int) -> int:

@@ -161,6 +161,9 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
         rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
         panels = rows // PANEL_ROWS
         nbytes = panels * -(-r["cols"] // PANEL_COLUMNS) * PANEL_BYTES + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+    elif r["layout"] == "plane8":
+        rows = shapes[0][0]
+        nbytes = -(-rows // PANEL_ROWS) * (-(-r["cols"] // 4) * 64 + 12 * PANEL_ROWS) + ALIGNMENT
     else:
         rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
         expected = file_bytes(r["layout"], rows * shapes[0][-1])

@@ -10,7 +10,7 @@ from tritium.gates._facts import Facts
 from tritium.gates._policy import Policy
 from tritium.receipts import registry
 
-STAGE_OF = {"embedding": "embed", "logits_projection": "logits"}
+STAGE_OF = {"embedding": "embed", "logits_projection": "logits", "screen": "logits", "shortlist": "logits"}
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:

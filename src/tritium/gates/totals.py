@@ -9,7 +9,7 @@ from tritium.gates._check import Check, check, not_applicable
 from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
 from tritium.gates._policy import Policy
 
-FAMILY_OF = {LINEAR: "body", ATTENTION: "attention", HEAD: "head"}
+FAMILY_OF = {LINEAR: "body", ATTENTION: "attention", HEAD: "head", "screen": "head", "shortlist": "head"}
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
 from tritium.gates._policy import Policy
 from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes
 from tritium.gates.work import matrices
 from tritium.receipts import registry
+
+READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", "screen", "shortlist")
+"""Ops that read weights."""
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
@@ -40,6 +43,10 @@ def _weights(facts: Facts) -> Check:
             return check(
                 "weight_bytes", "E3", False, s.bytes, expected, f"{s.block}.{s.label}: bytes of its weights times calls"
             )
+        if s.op in ("screen", "shortlist"):
+            wrong = _screened_bytes(facts, s)
+            if wrong is not None:
+                return wrong
         if s.op in ("rmsnorm", "rmsnorm_quantize"):
             width = next((facts.shapes[n][0] for n in matrices(s) if n in facts.shapes), None)
             if width is not None and s.bytes != 4 * width * s.calls:
@@ -47,6 +54,22 @@ def _weights(facts: Facts) -> Check:
                     "weight_bytes", "E3", False, s.bytes, 4 * width * s.calls, f"{s.block}.{s.label}: its gamma a call"
                 )
     return check("weight_bytes", "E3", True)
+
+
+def _screened_bytes(facts: Facts, s: StepWork) -> Check | None:
+    """A plane: a byte a weight in panels of 16 rows × 4 columns and three floats a row, once a call. A shortlist: its rows."""
+    vocab, width = facts.config["vocab_size"], facts.config["d_model"]
+    entry = registry.find(s.kernel)
+    if s.op == "screen":
+        # A call whose hidden states have no bounds reads nothing.
+        whole = -(-vocab // 16) * (-(-width // 4) * 64 + 192)
+        expected = min(s.calls, s.bytes // whole) * whole
+    else:
+        row = file_bytes(entry.layout if entry else "", width)
+        expected = 0 if row is None else s.macs // width * row
+    if s.bytes == expected:
+        return None
+    return check("weight_bytes", "E3", False, s.bytes, expected, f"{s.label}: the plane a call, the rows rescored")
 
 
 def _expected(facts: Facts, block: int, label: str, kernel: str, names: list[str], calls: int) -> int | None:
@@ -70,7 +93,7 @@ def _cache(facts: Facts) -> Check:
     for s in facts.steps:
         if s.op in expected and s.bytes != expected[s.op]:
             return check("cache_bytes", "E3", False, s.bytes, expected[s.op], f"{s.block}.{s.label}")
-        if s.op not in (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", *expected) and s.bytes:
+        if s.op not in READERS and s.op not in expected and s.bytes:
             return check(
                 "cache_bytes", "E3", False, s.bytes, 0, f"{s.block}.{s.label}: it reads no weights and no cache"
             )

@@ -10,6 +10,7 @@ from tritium.gates._policy import Policy
 from tritium.receipts import registry
 
 NAMES = ("positions", "calls", "coverage", "body_macs", "attention_macs", "head_macs", "quantized_fraction")
+SCREEN, SHORTLIST = "screen", "shortlist"
 SKIPPABLE = ("ffn_up", "ffn_down", "ffn_gate+ffn_up", "ffn_gate")
 
 
@@ -58,7 +59,13 @@ def _calls(facts: Facts) -> Check:
     calls: dict[tuple[int, str, str], int] = {}
     for s in facts.steps:
         calls[s.block, s.label, s.op] = calls.get((s.block, s.label, s.op), 0) + s.calls
+    screened = any(op == SHORTLIST for _, _, op in calls)
     for (block, label, op), n in calls.items():
+        if screened and op in (HEAD, "select", SCREEN, SHORTLIST):
+            # Bounds first, the full head for what they leave open: at most once each.
+            if n > with_logits:
+                return check("calls", "E3", False, n, with_logits, f"{block}.{label}: a step runs once a pass")
+            continue
         is_head = op in (HEAD, "select", "output_rows") or label == "output_norm"
         expected = with_logits if is_head else passes
         # Steps of one name may be several, but those that multiply by matrices are one each.
@@ -129,7 +136,14 @@ def _attention(facts: Facts) -> Check:
     if wrong is not None:
         return check("attention_macs", "E3", False, wrong.macs + wrong.macs_skipped, expected,
                      f"layer {wrong.block}: 2·n_heads·head_dim·Σ(pos + 1)")  # fmt: skip
-    stray = next((s for s in facts.steps if s.op not in (LINEAR, ATTENTION, HEAD) and (s.macs or s.macs_skipped)), None)
+    stray = next(
+        (
+            s
+            for s in facts.steps
+            if s.op not in (LINEAR, ATTENTION, HEAD, SCREEN, SHORTLIST) and (s.macs or s.macs_skipped)
+        ),
+        None,
+    )
     if stray is not None:
         return check("attention_macs", "E3", False, stray.macs, 0, f"{stray.label}: it multiplies no matrix")
     return check("attention_macs", "E3", len(rows) == c["n_layers"], len(rows), c["n_layers"], "One attention a layer")
@@ -142,9 +156,19 @@ def _head(facts: Facts) -> Check:
     if got != expected or rows["rescored"] > rows["screened"]:
         return check("head_macs", "E3", False, f"{rows['full']} full, {rows['screened']} screened", expected,
                      "Each output scores every row of the vocabulary, in full or screened")  # fmt: skip
-    macs = sum(s.macs + s.macs_skipped for s in facts.steps if s.op == HEAD)
-    bound = (rows["full"] + rows["screened"] + rows["rescored"]) * c["d_model"]
-    return check("head_macs", "E3", macs == bound, macs, bound, "rows · d_model, screened, rescored and full")
+    width = c["d_model"]
+    found = {op: sum(s.macs for s in facts.steps if s.op == op) for op in (HEAD, SCREEN, SHORTLIST)}
+    spared = sum(s.macs_skipped for s in facts.steps if s.op == SHORTLIST)
+    # Bounds are drawn for whole rows of logits, also for those that they then leave to the full head.
+    if found[SCREEN] % (c["vocab_size"] * width) or not rows["screened"] * width <= found[SCREEN] <= expected * width:
+        return check(
+            "head_macs", "E3", False, found[SCREEN], rows["screened"] * width, "The plane's share: rows · d_model"
+        )
+    macs = found[HEAD] + found[SHORTLIST] + spared
+    bound = (rows["full"] + rows["screened"]) * width
+    if found[SHORTLIST] != rows["rescored"] * width:
+        return check("head_macs", "E3", False, found[SHORTLIST], rows["rescored"] * width, "rows · d_model, rescored")
+    return check("head_macs", "E3", macs == bound, macs, bound, "rows · d_model, full, rescored and ruled out")
 
 
 def _quantized(facts: Facts, policy: Policy) -> Check:
