@@ -16,7 +16,9 @@ PROMPT ?= ROMEO:
 .DEFAULT_GOAL := build
 
 run: build
-	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 128 --temperature 0.8 --top-p 0.95 --seed 1
+	$(VENV)/bin/tritium run -m demo "$(PROMPT)" -n 128 --temperature 0.8 --top-p 0.95 --seed 1 --repeats 2 \
+	  --receipt build/receipt.json
+	$(VENV)/bin/tritium verify-receipt build/receipt.json
 
 # The tests for Arm skip where there is no cross compiler or no emulator.
 test: build $(if $(shell command -v $(ARM_CXX)),arm-driver)

@@ -48,13 +48,13 @@ def command(
 
     Claims are output, model, kernels, speed, determinism and provenance; each stands at a level of its own: E0 well-formed, E1
     self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
-    receipt; one that cannot be decided only caps the level. Exit 0: accepted; 1: rejected; 8: nothing failed, but
+    receipt; one that cannot be decided only caps the level. The receipts of a folder are compared, too. Exit 0: accepted; 1: rejected; 8: nothing failed, but
     a required level was not reached; 3: not found. Nothing that a receipt names is opened.
 
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
     """
-    from tritium.gates import parse_requirements, read_policy
+    from tritium.gates import compare, parse_requirements, read_policy
 
     if path is not None and named is not None:
         raise click.UsageError("PATH and --path exclude each other")
@@ -74,16 +74,24 @@ def command(
     verdicts = [
         (file, binding.judge(file.read_bytes(), policy, required, gpu_required=require_gpu_kernels)) for file in files
     ]
+    together = []
+    if is_folder:
+        together = list(compare([file.read_bytes() for file in files], [str(file) for file in files], policy))
     if as_json:
         documents = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
-        print_json(documents if is_folder else documents[0])
+        comparisons = [check.as_json() for check in together]
+        print_json({"receipts": documents, "together": comparisons} if is_folder else documents[0])
     elif is_folder:
         _print_table(verdicts)
+        for check in together:
+            if check.status == "FAIL":
+                click.echo(f"FAIL {check.level} {check.id}: got {check.value}, expected {check.bound}. {check.hint}")
     else:
         click.echo("\n".join(verdicts[0][1].lines()))
     if not is_folder:
         binding.sign(place.read_bytes(), verdicts[0][1])
     codes = {verdict.exit_code for _, verdict in verdicts}
+    codes |= {REJECTED for check in together if check.status == "FAIL"}
     click.get_current_context().exit(REJECTED if REJECTED in codes else INCONCLUSIVE if INCONCLUSIVE in codes else 0)
 
 

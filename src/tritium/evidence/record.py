@@ -169,7 +169,7 @@ def build_receipt(
         "prefill_ms": round(times[0] / 1e6, 6),
         "kernels": list(dict.fromkeys(c.kernel for c in trace.counts)),
         "environment": _environment(machine, params),
-        "model": {"path": str(model.path), "sha256": (digest := model.file.sha256())},
+        "model": {"path": _model_name(model), "sha256": (digest := model.file.sha256())},
         "evidence": {
             "version": EVIDENCE_VERSION,
             "run": _run(model, result, run, times, params),
@@ -198,6 +198,16 @@ def build_receipt(
             "bandwidth": probe,
         },
     }
+
+
+def _model_name(model: Model) -> str:
+    """The path as it was given; the model inside the package has its name."""
+    from tritium.engine.model import DEMO, resolve_model
+
+    try:
+        return DEMO if model.path == resolve_model(DEMO) else str(model.path)
+    except FileNotFoundError:
+        return str(model.path)
 
 
 def _requested(model: Model, result: GenerationResult, params: SamplingParams) -> int:
@@ -373,7 +383,7 @@ def _machine(machine: Mapping[str, Any], backend: str) -> dict[str, Any]:
     return {
         **{name: machine[name] for name in names},
         "caches": [dict(cache) for cache in machine["caches"]],
-        "cpu_flags": [flag for flag in machine["flags"] if flag in known],
+        "cpu_flags": sorted({flag for flag in machine["flags"] if flag in known}),
         "isas": _isas(),
     }
 

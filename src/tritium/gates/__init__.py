@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tritium.errors import FormatError
-from tritium.gates import _facts, _logged, _policy, _signature, _signed, _verdict
+from tritium.gates import _facts, _logged, _policy, _signature, _signed, _together, _verdict
 from tritium.gates._check import LEVELS, Check, check
 from tritium.receipts import jcs, schema, strict_json
 from tritium.receipts.keys import Trust
@@ -28,6 +28,7 @@ LogEvidence = _logged.LogEvidence
 Policy = _policy.Policy
 Verdict = _verdict.Verdict
 read_policy = _policy.read_policy
+compare = _together.compare
 
 CLASSIC = "classic"
 NO_DEMANDS = Demands()
@@ -41,6 +42,7 @@ __all__ = [
     "LogEvidence",
     "Policy",
     "Verdict",
+    "compare",
     "gates",
     "judge",
     "judge_signed",
@@ -128,7 +130,13 @@ def _judge_value(value: Any, policy: Policy, gpu_required: bool, now: datetime) 
     if all(c.status != "FAIL" for c in results if c.id == "schema") and isinstance(value, dict):
         facts = Facts(value, now)
         for module in gates():
-            yield from module.gate(facts, policy)
+            try:
+                yield from list(module.gate(facts, policy))
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                name = module.__name__.rpartition(".")[2]
+                yield check(
+                    "judgeable", "E0", False, name, hint=f"Its parts contradict: {type(error).__name__} {error}"
+                )
 
 
 def _schema_checks(value: Any) -> Iterator[Check]:

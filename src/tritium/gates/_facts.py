@@ -6,7 +6,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,6 @@ LINEAR, ATTENTION, HEAD = "linear", "attention", "logits_projection"
 def ids_hash(ids: Sequence[int]) -> str:
     """SHA-256 of token ids as little-endian u32."""
     return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
-
-
-def parse_time(text: str) -> datetime:
-    """A moment of RFC 3339. Errors: ValueError."""
-    return datetime.fromisoformat(text.replace("z", "Z").replace("Z", "+00:00")).astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)

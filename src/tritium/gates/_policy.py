@@ -25,6 +25,8 @@ class Policy:
     isas: Mapping[str, Mapping[str, Any]]
     cpus: tuple[tuple[re.Pattern[str], float], ...]
     claims: Mapping[str, Mapping[str, tuple[str, ...]]]
+    profiles: Mapping[str, str]
+    caches: Mapping[int, tuple[int, int, int]]
 
     def get(self, section: str, name: str) -> float:
         """A threshold."""
@@ -56,6 +58,8 @@ def read_policy(path: Path | None = None) -> Policy:
         tree["isa"],
         tuple((re.compile(row["pattern"]), float(row["gb_per_s"])) for row in tree.get("cpu", ())),
         {name: {level: tuple(table.get(level, ())) for level in LEVELS} for name, table in claims.items()},
+        tree["profiles"],
+        {int(level): (least, most, shared) for level, (least, most, shared) in tree["caches"].items()},
     )
 
 

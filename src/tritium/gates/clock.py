@@ -7,8 +7,9 @@ from datetime import timedelta
 from itertools import pairwise
 
 from tritium.gates._check import Check, check, not_applicable
-from tritium.gates._facts import Facts, parse_time
+from tritium.gates._facts import Facts
 from tritium.gates._policy import Policy
+from tritium.receipts.schema import parse_time
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:

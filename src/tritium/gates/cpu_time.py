@@ -29,10 +29,11 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     elif wall < policy.get("physics", "least_wall_ns"):
         yield check("cpu_time_floor", "E2", None, used, f"at least {least:.0f}", "Too short to tell")
     else:
+        turn = policy.get("physics", "longest_turn_ns")
         quota = facts.machine["cpu_quota"]
         excused = (
             run["major_faults"] > 0
-            or run["involuntary_switches"] > 10
+            or run["involuntary_switches"] * turn >= wall - used
             or (quota is not None and quota < run["threads"])
         )
         yield check("cpu_time_floor", "E2", None if excused else False, used, f"at least {least:.0f}",

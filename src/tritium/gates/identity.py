@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,9 +28,9 @@ PANEL_ROWS, PANEL_COLUMNS, PANEL_BYTES, ALIGNMENT = 16, 16, 64, 64
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     """Hashes, sizes, shapes against the architecture, file layouts against layouts in memory."""
-    names = ("model_hash", "model_tensors", "model_shapes", "layout_map")
+    names = ("model_hash", "model_tensors", "model_shapes", "profile")
     if facts.evidence is None:
-        yield from (not_applicable(name, "E1", "no evidence") for name in names[:3])
+        yield from (not_applicable(name, "E1", "no evidence") for name in names)
         yield _declared_layout(facts)
         return
     model = facts.model
@@ -38,6 +39,10 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     yield _tensors(model)
     yield _shapes(facts)
     yield _layouts(facts)
+    known = policy.profiles.get(facts.plan["profile"])
+    good = None if known is None else known == facts.plan["profile_hash"]
+    yield check("profile", "E1", good, f"{facts.plan['profile']} {facts.plan['profile_hash'][:16]}", known,
+                "The policy knows no such profile" if known is None else "This name is another's")  # fmt: skip
 
 
 def _tensors(model: Mapping[str, Any]) -> Check:
@@ -52,7 +57,7 @@ def _tensors(model: Mapping[str, Any]) -> Check:
         if expected is not None and t["nbytes"] != expected:
             return check("model_tensors", "E1", False, t["nbytes"], expected, f"{t['name']}: not the size of its shape")
     total = sum(t["nbytes"] for t in model["tensors"])
-    if not total < model["nbytes"] <= 2 * total + (64 << 20):
+    if not total < model["nbytes"] <= total + (1 << 20) + 512 * model["config"]["vocab_size"]:
         return check(
             "model_tensors", "E1", False, model["nbytes"], f"more than {total}", "The file cannot hold its tensors"
         )
@@ -127,22 +132,31 @@ def _layouts(facts: Facts) -> Check:
         wrong = _resident_fault(r, facts, layouts)
         if wrong:
             return wrong
+    pairs = Counter((name, r["layout"]) for r in facts.plan["residents"] for name in r["tensors"])
+    twice = next((f"{name} in {layout}" for (name, layout), n in pairs.items() if n > 1), None)
+    if twice is not None:
+        return check("layout_map", "E1", False, twice, "each tensor once in a layout", "It lies twice in memory")
     for s in facts.steps:
         entry = registry.find(s.kernel)
-        if entry is None or s.op not in ("linear", "logits_projection", "embedding") or entry.layout in ("any", "none"):
+        if entry is None or entry.layout in ("any", "none") or s.op == "rope_kv":
             continue
-        for part in s.label.split("+"):
-            name = f"blk.{s.block}.{part}.weight" if s.block >= 0 else f"{part}.weight"
+        for name in matrices(s.block, s.label):
             if entry.layout not in resident_of.get(name, set()):
                 return check("layout_map", "E1", False, f"{s.kernel} on {name}",
                              f"a resident in {entry.layout}", "The kernel reads a layout that is not on record")  # fmt: skip
     return check("layout_map", "E1", True)
 
 
+def matrices(block: int, label: str) -> list[str]:
+    """The tensors that a step reads, by its label."""
+    return [f"blk.{block}.{part}.weight" if block >= 0 else f"{part}.weight" for part in label.split("+")]
+
+
 def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, str]) -> Check | None:
     name = r["tensors"][0]
     if name.startswith("rope."):
-        good = r["rows"] == facts.plan["max_context"] and r["cols"] * 2 == facts.config["head_dim"]
+        is_table = name in ("rope.cos", "rope.sin") and r["layout"] == "f32" and len(r["tensors"]) == 1
+        good = is_table and r["rows"] == facts.plan["max_context"] and r["cols"] * 2 == facts.config["head_dim"]
         good = good and r["nbytes"] == 4 * r["rows"] * r["cols"]
         return (
             None
@@ -167,7 +181,9 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
     else:
         rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
         expected = file_bytes(r["layout"], rows * shapes[0][-1])
-        nbytes = r["nbytes"] if expected is None else expected
+        if expected is None:
+            return check("layout_map", "E1", False, r["layout"], "a layout of known size", f"{name}: unknown in memory")
+        nbytes = expected
     if (r["rows"], r["cols"], r["nbytes"]) != (rows, shapes[0][-1], nbytes):
         return check("layout_map", "E1", False, f"{name} {r['rows']}×{r['cols']}, {r['nbytes']} bytes",
                      f"{rows}×{shapes[0][-1]}, {nbytes} bytes", "Not what the tensor takes in this layout")  # fmt: skip

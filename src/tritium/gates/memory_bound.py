@@ -24,6 +24,8 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
         fastest = max(probe["samples_gb_per_s"])
         spread = fastest / min(probe["samples_gb_per_s"])
         good = False if fastest > ceiling * policy.get("physics", "bandwidth_slack") else None if spread > 8 else True
+        if good and probe["nbytes"] < policy.get("physics", "least_probe_bytes"):
+            good = None
         yield check("bandwidth_ceiling", "E2", good, fastest, f"at most {ceiling:g} GB/s ({source})",
                     "Not the bandwidth of this machine's memory, or the probe fits its caches")  # fmt: skip
     yield _passes(facts, policy, max(probe["samples_gb_per_s"]) if probe else None, ceiling)

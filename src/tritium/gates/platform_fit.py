@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tritium.gates._check import Check, check, not_applicable
 from tritium.gates._facts import Facts
 from tritium.gates._policy import Policy
+from tritium.gates.classic import BACKENDS
 from tritium.receipts import registry
 
 
@@ -17,12 +18,9 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     if facts.evidence is None:
         yield from (not_applicable(name, "E1", "no evidence") for name in ("kernel_list", "build_versions", "machine"))
         return
-    counted = list(dict.fromkeys(s.kernel for s in facts.steps if s.calls))
-    yield check("kernel_list", "E1", sorted(counted) == sorted(set(facts.data["kernels"])),
-                ", ".join(sorted(set(counted) ^ set(facts.data["kernels"]))[:4]) or None, "the kernels that were called",
-                "The list of kernels is not that of the ledger")  # fmt: skip
+    yield _kernel_list(facts)
     yield _versions(facts)
-    yield _machine(facts)
+    yield _machine(facts, policy)
 
 
 def _isa(facts: Facts, policy: Policy) -> Check:
@@ -65,16 +63,30 @@ def _isa(facts: Facts, policy: Policy) -> Check:
 
 def _backend(facts: Facts) -> Check:
     backend = str(facts.data["backend"]).lower()
+    if backend not in BACKENDS:
+        return not_applicable("backend_class", "E1", "an unknown back end")
     entries = [e for e in map(registry.find, facts.data["kernels"]) if e is not None]
-    foreign = [e.id for e in entries if e.backend not in (backend, "any")]
+    foreign = [e.id for e in entries if e.backend not in (backend, "any") and e.kind != "mock"]
     # A GPU's program may leave steps to the CPU; the other way round the name is wrong.
     strange = [e.id for e in entries if e.backend != backend and e.backend not in ("any", "cpu")]
     wrong = strange if backend in ("cuda", "metal") else foreign
-    if facts.evidence is not None and any(e.status == "historic" for e in entries):
-        return check("backend_class", "E1", False, next(e.id for e in entries if e.status == "historic"), "ids of today",
+    old = [e.id for e in entries if e.status == "historic" and e.kind != "fallback"]
+    if facts.evidence is not None and old:
+        return check("backend_class", "E1", False, old[0], "ids of today",
                      "An id that is no longer written stands beside evidence that was")  # fmt: skip
     return check("backend_class", "E1", not wrong, ", ".join(wrong[:3]) or None, f"kernels of {backend}",
                  "Another back end computed this")  # fmt: skip
+
+
+def _kernel_list(facts: Facts) -> Check:
+    counted = list(dict.fromkeys(s.kernel for s in facts.steps if s.calls))
+    listed = facts.data["kernels"]
+    odd = sorted(set(counted) ^ set(listed))
+    if odd:
+        return check("kernel_list", "E1", False, ", ".join(odd[:4]), "the kernels that were called",
+                     "The list of kernels is not that of the ledger")  # fmt: skip
+    return check("kernel_list", "E1", True if counted == listed else None, len(listed), f"{len(counted)}, as the ledger has them",
+                 "A kernel is listed twice, or in another order")  # fmt: skip
 
 
 def _versions(facts: Facts) -> Check:
@@ -90,7 +102,7 @@ def _versions(facts: Facts) -> Check:
     return check("build_versions", "E1", True)
 
 
-def _machine(facts: Facts) -> Check:
+def _machine(facts: Facts, policy: Policy) -> Check:
     """Threads, cores, caches and memory that one machine can have."""
     m, run = facts.machine, facts.run
     facts_in_order = [
@@ -100,12 +112,26 @@ def _machine(facts: Facts) -> Check:
         ("peak memory", m["memory_bytes"] is None or run["peak_rss_bytes"] <= m["memory_bytes"], run["peak_rss_bytes"],
          f"at most {m['memory_bytes']}"),
     ]  # fmt: skip
-    sizes = [
-        c["size_bytes"]
-        for c in sorted(m["caches"], key=lambda c: (c["level"], c["kind"]))
-        if c["kind"] != "Instruction"
-    ]
-    facts_in_order.append(("caches", sizes == sorted(sizes), str(sizes), "larger with each level"))
+    caches = [c for c in sorted(m["caches"], key=lambda c: (c["level"], c["kind"])) if c["kind"] != "Instruction"]
+    for what in ("size_bytes", "n_cpus"):
+        values = [c[what] for c in caches]
+        facts_in_order.append(("caches", values == sorted(values), f"{what} {values}", "more with each level"))
+    for c in m["caches"]:
+        least, most, shared = policy.caches.get(c["level"], (0, 0, 0))
+        good = least <= c["size_bytes"] <= most and c["n_cpus"] <= shared
+        facts_in_order.append(
+            (
+                f"cache of level {c['level']}",
+                good,
+                f"{c['size_bytes']} for {c['n_cpus']} CPUs",
+                f"{least} to {most} for up to {shared}",
+            )
+        )
+    order = [name for name in policy.isas if name != "any"]
+    names = [row["name"] for row in m["isas"]]
+    facts_in_order.append(("instruction sets", names == order, ", ".join(names), ", ".join(order)))
+    flags = m["cpu_flags"]
+    facts_in_order.append(("CPU features", flags == sorted(set(flags)), ", ".join(flags), "each once, sorted"))
     for name, good, value, bound in facts_in_order:
         if not good:
             return check("machine", "E2", False, value, bound, f"{name}: no machine is like this")

@@ -16,7 +16,7 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     yield from _stages(claims, facts.tokens_per_second, policy)
     rss, weights = claims.get("rss_bytes"), claims.get("weight_bytes")
     if rss and weights:
-        least = policy.get("physics", "least_resident_share") * weights
+        least = policy.get("publishing", "least_resident_share") * weights
         yield check(
             "published_memory", "E2", rss >= least, rss, f"at least {least:.0f}", "The weights alone take more memory"
         )

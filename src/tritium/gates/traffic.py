@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
 from tritium.gates._policy import Policy
-from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes
-from tritium.gates.work import matrices
+from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes, matrices
 from tritium.receipts import registry
-
-READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", "screen", "shortlist")
-"""Ops that read weights."""
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
@@ -33,13 +29,15 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
 def _weights(facts: Facts) -> Check:
     for s in facts.steps:
         expected = (
-            _expected(facts, s.block, s.label, s.kernel, matrices(s), s.calls) if s.op in (LINEAR, HEAD) else None
+            _expected(facts, s.block, s.label, s.kernel, matrices(s.block, s.label), s.calls)
+            if s.op in (LINEAR, HEAD)
+            else None
         )
         if s.op == "embedding":
             table = registry.find(s.kernel)
             row = file_bytes(table.layout if table else "", facts.config["d_model"])
             expected = None if row is None else row * facts.n_forwarded
-        if expected is not None and s.bytes + s.macs_skipped * 0 != expected and not s.macs_skipped:
+        if expected is not None and s.bytes != expected and not s.macs_skipped:
             return check(
                 "weight_bytes", "E3", False, s.bytes, expected, f"{s.block}.{s.label}: bytes of its weights times calls"
             )
@@ -48,7 +46,7 @@ def _weights(facts: Facts) -> Check:
             if wrong is not None:
                 return wrong
         if s.op in ("rmsnorm", "rmsnorm_quantize"):
-            width = next((facts.shapes[n][0] for n in matrices(s) if n in facts.shapes), None)
+            width = next((facts.shapes[n][0] for n in matrices(s.block, s.label) if n in facts.shapes), None)
             if width is not None and s.bytes != 4 * width * s.calls:
                 return check(
                     "weight_bytes", "E3", False, s.bytes, 4 * width * s.calls, f"{s.block}.{s.label}: its gamma a call"

@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _maybe(schema: Schema) -> Schema:
 
 
 _SHA256 = _text(r"^[0-9a-f]{64}$")
-_TIME = _text(RFC3339, 64)
+_TIME = {**_text(RFC3339, 64), "format": "date-time"}
 _BOOLEAN: Schema = {"type": "boolean"}
 
 _PASS = _object(
@@ -105,9 +106,9 @@ _SAMPLING = _object(
         "temperature": _number(0, 1e6),
         "seed": _text(r"^\d{1,20}$"),
         "top_k": _count(),
-        "top_p": _number(0, 1),
+        "top_p": _number(1e-9, 1),
         "min_p": _number(0, 1),
-        "typical_p": _number(0, 1),
+        "typical_p": _number(1e-9, 1),
         "repetition_penalty": _number(1e-3, 1e3),
         "frequency_penalty": _number(-1e3, 1e3),
         "presence_penalty": _number(-1e3, 1e3),
@@ -191,8 +192,13 @@ _LEDGER = _object(
 )
 _STAGE = _object({"name": {"type": "string", "enum": ["embed", "forward", "logits", "sample"]}, "ns": _count(),
                   "percent": _number(0, 100)})  # fmt: skip
+_CACHE_KIND: Schema = {"type": "string", "enum": ["Data", "Instruction", "Unified"]}
+_ISA_STATUS: Schema = {
+    "type": "string",
+    "enum": ["ok", "not compiled", "cpu lacks it", "self-test failed", "illegal instruction"],
+}
 _CACHE = _object(
-    {"level": _count(1, 5), "kind": _text(longest=16), "size_bytes": _count(1, 1 << 36), "n_cpus": _count(1, 4096)}
+    {"level": _count(1, 5), "kind": _CACHE_KIND, "size_bytes": _count(1, 1 << 36), "n_cpus": _count(1, 4096)}
 )
 _MACHINE = _object(
     {
@@ -207,7 +213,7 @@ _MACHINE = _object(
         "caches": _list(_CACHE),
         "memory_bytes": _maybe(_count(1)),
         "cpu_flags": _list(_text(longest=32)),
-        "isas": _list(_object({"name": _text(longest=32), "status": _text(longest=64)})),
+        "isas": _list(_object({"name": _text(longest=32), "status": _ISA_STATUS})),
     }
 )
 _BUILD = _object(
@@ -311,6 +317,24 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def parse_time(text: str) -> datetime:
+    """A moment of RFC 3339. Errors: ValueError for what is none."""
+    if not re.search(RFC3339, text):
+        raise ValueError(f"expected RFC 3339, got {text!r}")
+    try:
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"beyond the calendar: {text!r}") from None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        parse_time(text)
+    except ValueError:
+        return False
+    return True
+
+
 def violations(value: Any, schema: Schema = RECEIPT, where: str = "$") -> Iterator[str]:
     """What of a value does not follow the schema, a line each: place, expected, got."""
     kinds = schema.get("type", list(_TYPES))
@@ -329,7 +353,9 @@ def violations(value: Any, schema: Schema = RECEIPT, where: str = "$") -> Iterat
         yield from _length(len(value), schema, "minLength", "maxLength", where, "characters")
         if value not in schema.get("enum", [value]):
             yield f"{where}: expected {' or '.join(schema['enum'])}, got {_brief(value)}"
-        if not re.search(schema.get("pattern", ""), value):
+        if schema.get("format") == "date-time" and not _is_time(value):
+            yield f"{where}: expected a moment of RFC 3339, got {_brief(value)}"
+        elif not re.search(schema.get("pattern", ""), value):
             yield f"{where}: expected {schema['pattern']}, got {_brief(value)}"
     elif not isinstance(value, bool):
         if value < schema.get("minimum", value):
