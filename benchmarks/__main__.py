@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.engines import Contestant, Engine
 from benchmarks.files import model_file, tensor_bytes
-from benchmarks.report import BANDWIDTH, PEAK, Load, Phase, budget_lines, op_lines, phase_lines
+from benchmarks.report import BANDWIDTH, CONTROL, PEAK, Load, Phase, budget_lines, op_lines, phase_lines
 from tritium.backends import cpu
 from tritium.bench.benchmark import Limits
 from tritium.bench.machine import read_machine
@@ -155,6 +155,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         elif path.is_file():
             loads[name] = Load(float(tensor_bytes(path)), ternary_macs(path))
         tasks[name] = partial(speed, engine, work)
+    tasks[CONTROL] = tasks[next(iter(taken))]
     say(f"{work.name}, {n_threads} threads: {len(taken)} engines")
     weight = (1 / n_threads) / sum(1 / n for n in session.threads)
     budget_ns = int(1e9 * session.budget_s * work.share * weight)

@@ -10,6 +10,7 @@ from tritium.bench.stats import Rounds, Summary, ratio, summarize
 
 BANDWIDTH = "read bandwidth GB/s"
 PEAK = "int8 peak GMAC/s"
+CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One kind of work at one number of threads, measured in rounds; speeds in tokens a second."""
+    """One kind of work at one number of threads, measured in rounds; speeds in tokens a second.
+
+    The samples of ``CONTROL`` are the first engine once more, at the other end of each round: its ratio to itself is the noise.
+    """
 
     name: str
     is_decode: bool
@@ -68,6 +72,10 @@ def phase_lines(phase: Phase) -> Iterable[str]:
             f"  {name:30}{'–' if amount is None else f'{amount:.4g}':>11}{roof:>13}"
             f"  {_spread(summarize(phase.rounds.samples[name])):27}{_spread(percent):25}{_spread(times)}"
         )
+    if CONTROL in phase.rounds.samples:
+        first = next(iter(phase.heads))
+        noise = ratio(phase.rounds.samples[first], phase.rounds.samples[CONTROL])
+        yield f"  A/A control, {first} over itself: {_spread(noise)}"
 
 
 def _spread(summary: Summary | None) -> str:

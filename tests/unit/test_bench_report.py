@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
-from benchmarks.report import BANDWIDTH, PEAK, Load, Phase, phase_lines
+from benchmarks.report import BANDWIDTH, CONTROL, PEAK, Load, Phase, phase_lines
 
 from tritium.bench.benchmark import prompt_of
 from tritium.bench.stats import Rounds
@@ -23,8 +23,9 @@ SAMPLES = {
     "ours q6_k": [6.0, 12.0],
     "theirs q6_k": [2.0, 6.0],
     "theirs bf16": [1.0, 1.0],
+    CONTROL: [4.0, 10.0],
 }
-HEADS = {name: name.split()[1] for name in SAMPLES if name not in (BANDWIDTH, PEAK)}
+HEADS = {name: name.split()[1] for name in SAMPLES if name not in (BANDWIDTH, PEAK, CONTROL)}
 
 
 def phase(is_decode: bool) -> Phase:
@@ -58,6 +59,7 @@ def test_the_table_names_limits_engines_and_the_cut() -> None:
     assert lines[1].split() == ["read", "bandwidth", "GB/s", "15", "(10–20)"]
     row = next(line for line in lines if "theirs q6_k" in line)
     assert row.split() == ["theirs", "q6_k", "1000", "15.0", "4", "(2–6)", "25", "(20–30)", "2.5", "(2–3)"]
+    assert lines[-1] == "  A/A control, ours f16 over itself: 0.9 (0.8–1)"
 
 
 def test_an_engine_answers_from_its_own_process(tmp_path: Path) -> None:
