@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
 from tritium.gates._policy import Policy
 from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes, matrices
 from tritium.receipts import registry
+
+READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", "screen", "shortlist")
+"""Ops that read weights."""
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
