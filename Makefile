@@ -10,9 +10,10 @@ LLAMA_CPP ?= build/peers-llama/bin/python
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?= 2
+SECONDS ?= 60
 PROMPT ?= ROMEO:
 
-.PHONY: run test crossval arm arm-driver bench bench-quick bench-peers docs fmt lint build stub wheel clean
+.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-peers docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -34,6 +35,27 @@ $(PEERS)/.stamp: Makefile
 	  >$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tritium-environment.pth
 	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0 'transformers>=5,<6'
 	@touch $@
+
+# Against llama.cpp, whose environment is the one of the benchmarks.
+crossval-llama: build bench-peers
+	PYTHONPATH=$$($(LLAMA_CPP) -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+	  $(PY) -X faulthandler -m pytest -q tests/parity/test_llama_cpp.py
+
+# The native core under the sanitizers of addresses, undefined behavior and threads: about two minutes.
+sanitize: build
+	PYTHON=$(PY) WORKERS=$(WORKERS) scripts/sanitize.sh
+
+# Each of three targets for SECONDS. Needs clang++.
+fuzz: build
+	@$(PIP_INSTALL) 'atheris>=3,<4'
+	PYTHON=$(PY) WORKERS=$(WORKERS) scripts/fuzz.sh $(SECONDS)
+
+# What takes too long for every change: all rows of the matrix of bits, models of full size, all mutants, sanitizers, the peers, fuzzing.
+nightly: SECONDS = 600
+nightly: build sanitize
+	$(PY) -X faulthandler -m pytest -q -m nightly
+	$(MAKE) crossval crossval-llama
+	$(MAKE) fuzz SECONDS=$(SECONDS)
 
 # Needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
 arm: build arm-driver

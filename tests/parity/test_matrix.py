@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,6 @@ BUILT_WITH = build_info()[0].split()[0]
 COMPILERS = (BUILT_WITH, "clang") if BUILT_WITH != "clang" and shutil.which("clang++") else (BUILT_WITH,)
 PAIRS_BUDGET_S = 90
 """What the pairwise part may take on two idle cores, the build with clang included."""
-LARGE_LAYERS = 1
 
 
 def compute(rows: list[Row], paths: dict[str, Path], lengths: matrix.Lengths) -> list[tuple[str, int]]:
@@ -95,12 +95,41 @@ def test_all_combinations_give_the_same_bits(tmp_path: Path) -> None:
     check(rows, compute(rows, small_models(tmp_path), matrix.SMALL))
 
 
+def check_wide(path: Path, n_layers: int, choose: Callable[..., list[Row]]) -> None:
+    """The shape of BitNet b1.58 2B4T with random weights and the embedded model's vocabulary."""
+    with open_gguf(DEMO) as vocabulary:
+        make_model(Recipe(replace(SHAPES["2b4t"], n_layers=n_layers), plain=True), vocabulary, path)
+    rows = choose(("2b4t",), ISAS, COMPILERS)
+    check(rows, compute(rows, {"2b4t": path}, matrix.LARGE))
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(4 * 3600)
 def test_all_combinations_give_the_same_bits_at_full_width(tmp_path: Path) -> None:
-    """The shape of BitNet b1.58 2B4T: all widths, LARGE_LAYERS of its 30 layers, the embedded model's vocabulary."""
-    recipe = Recipe(replace(SHAPES["2b4t"], n_layers=LARGE_LAYERS), plain=True)
-    with open_gguf(DEMO) as vocabulary:
-        make_model(recipe, vocabulary, tmp_path / "wide.gguf")
-    rows = matrix.rows(("2b4t",), ISAS, COMPILERS)
-    check(rows, compute(rows, {"2b4t": tmp_path / "wide.gguf"}, matrix.LARGE))
+    check_wide(tmp_path / "wide.gguf", 2, matrix.rows)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(4 * 3600)
+def test_every_pair_gives_the_same_bits_at_full_width_and_depth(tmp_path: Path) -> None:
+    check_wide(tmp_path / "deep.gguf", SHAPES["2b4t"].n_layers, matrix.pairwise)
+
+
+@pytest.mark.nightly
+def test_clang_compiles_right_kernels() -> None:
+    if len(COMPILERS) == 1:
+        pytest.skip("no clang++ on this machine")
+    tests = TESTS / "parity" / "test_kernels.py"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:xdist",
+        "--native",
+        native_builds.build_with_clang(),
+        tests,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
