@@ -140,7 +140,8 @@ def _layouts(facts: Facts) -> Check:
         entry = registry.find(s.kernel)
         if entry is None or entry.layout in ("any", "none") or s.op == "rope_kv":
             continue
-        for name in matrices(s.block, s.label):
+        names = [facts.head_name] if s.op in ("screen", "shortlist") else matrices(s.block, s.label)
+        for name in names:
             if entry.layout not in resident_of.get(name, set()):
                 return check("layout_map", "E1", False, f"{s.kernel} on {name}",
                              f"a resident in {entry.layout}", "The kernel reads a layout that is not on record")  # fmt: skip
