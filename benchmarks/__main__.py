@@ -20,7 +20,19 @@ from typing import Any
 
 from benchmarks.engines import Contestant, Engine
 from benchmarks.files import model_file, tensor_bytes
-from benchmarks.report import BANDWIDTH, CONTROL, PEAK, Load, Phase, budget_lines, op_lines, phase_lines
+from benchmarks.quiet import STAT, others_percent
+from benchmarks.report import (
+    BANDWIDTH,
+    BUSY,
+    CONTROL,
+    NOT_ENGINES,
+    PEAK,
+    Load,
+    Phase,
+    budget_lines,
+    op_lines,
+    phase_lines,
+)
 from tritium.backends import cpu
 from tritium.bench.benchmark import Limits
 from tritium.bench.machine import read_machine
@@ -147,6 +159,8 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         BANDWIDTH: lambda: cpu.read_bandwidth(n_threads, PROBE_BYTES),
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
     }
+    if STAT.is_file():
+        tasks[BUSY] = others_percent
     for name, engine in taken.items():
         answer = engine.ask("decode", tokens=4, context=DECODE_CONTEXT)
         path = engine.contestant.path
@@ -225,7 +239,8 @@ def document(session: Session, seconds: float) -> dict[str, Any]:
     phases = [
         {
             "name": phase.name, "threads": phase.n_threads, "rounds": phase.rounds.n_rounds, "is_cut": phase.rounds.is_cut,
-            "tokens_per_s": {n: s for n, s in phase.rounds.samples.items() if n not in (BANDWIDTH, PEAK)},
+            "tokens_per_s": {n: s for n, s in phase.rounds.samples.items() if n not in NOT_ENGINES},
+            "control_tokens_per_s": phase.rounds.samples[CONTROL], "others_cpu_percent": phase.rounds.samples.get(BUSY),
             "read_bandwidth_gb_per_s": phase.rounds.samples[BANDWIDTH], "int8_peak_gmac_per_s": phase.rounds.samples[PEAK],
             "loads": {name: asdict(load) for name, load in phase.loads.items()},
         }

@@ -10,7 +10,10 @@ from tritium.bench.stats import Rounds, Summary, ratio, summarize
 
 BANDWIDTH = "read bandwidth GB/s"
 PEAK = "int8 peak GMAC/s"
+BUSY = "CPUs busy with others %"
 CONTROL = "control"
+QUIET_PERCENT = 10.0
+NOT_ENGINES = (BANDWIDTH, PEAK, BUSY, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,11 @@ def phase_lines(phase: Phase) -> Iterable[str]:
     """A table of one phase."""
     cut = ", cut short by the budget" if phase.rounds.is_cut else ""
     yield f"{phase.name} · {phase.n_threads} thread{'s' * (phase.n_threads > 1)} · {phase.rounds.n_rounds} rounds{cut}"
-    for name in (BANDWIDTH, PEAK):
-        yield f"  {name:30}{_spread(summarize(phase.rounds.samples[name]))}"
+    for name in (BANDWIDTH, PEAK, BUSY):
+        if name in phase.rounds.samples:
+            yield f"  {name:30}{_spread(summarize(phase.rounds.samples[name]))}"
+    if max(phase.rounds.samples.get(BUSY, [0.0])) > QUIET_PERCENT:
+        yield "  NOT QUIET: engines that spin at barriers collapse when others take a CPU; these ratios prove nothing"
     cost = "MB/token" if phase.is_decode else "GMAC/token"
     yield f"  {'engine, head':30}{cost:>11}{'limit tok/s':>13}  {'tok/s (least–most)':27}{'% of limit':25}ours / it"
     limits = summarize(phase.rounds.samples[BANDWIDTH if phase.is_decode else PEAK]).median

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
-from benchmarks.report import BANDWIDTH, CONTROL, PEAK, Load, Phase, phase_lines
+from benchmarks.quiet import busy_percent, parse_times
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, NOT_ENGINES, PEAK, Load, Phase, phase_lines
 
 from tritium.bench.benchmark import prompt_of
 from tritium.bench.stats import Rounds
@@ -24,8 +26,9 @@ SAMPLES = {
     "theirs q6_k": [2.0, 6.0],
     "theirs bf16": [1.0, 1.0],
     CONTROL: [4.0, 10.0],
+    BUSY: [1.0, 2.0],
 }
-HEADS = {name: name.split()[1] for name in SAMPLES if name not in (BANDWIDTH, PEAK, CONTROL)}
+HEADS = {name: name.split()[1] for name in SAMPLES if name not in NOT_ENGINES}
 
 
 def phase(is_decode: bool) -> Phase:
@@ -60,6 +63,21 @@ def test_the_table_names_limits_engines_and_the_cut() -> None:
     row = next(line for line in lines if "theirs q6_k" in line)
     assert row.split() == ["theirs", "q6_k", "1000", "15.0", "4", "(2–6)", "25", "(20–30)", "2.5", "(2–3)"]
     assert lines[-1] == "  A/A control, ours f16 over itself: 0.9 (0.8–1)"
+
+
+def test_a_busy_machine_is_said_to_be_one() -> None:
+    quiet = phase(True)
+    busy = replace(quiet, rounds=Rounds({**SAMPLES, BUSY: [1.0, 60.0]}, 2, False))
+    assert not [line for line in phase_lines(quiet) if "NOT QUIET" in line]
+    assert [line for line in phase_lines(busy) if "NOT QUIET" in line]
+
+
+def test_busy_is_what_was_not_idle() -> None:
+    before = parse_times("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3")
+    after = parse_times("cpu  130 0 60 850 60 0 0 0 9 9\n")
+    assert before == (850, 1000)
+    assert busy_percent(before, after) == 40.0
+    assert busy_percent(before, before) == 0.0
 
 
 def test_an_engine_answers_from_its_own_process(tmp_path: Path) -> None:
