@@ -48,8 +48,8 @@ def command(
 
     Claims are output, model, kernels, speed, determinism and provenance; each stands at a level of its own: E0 well-formed, E1
     self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
-    receipt; one that cannot be decided only caps the level. The receipts of a folder are compared, too. Exit 0: accepted; 1: rejected; 8: nothing failed, but
-    a required level was not reached; 3: not found. Nothing that a receipt names is opened.
+    receipt; one that cannot be decided only caps the level. The receipts of a folder are compared, too. Exit 0: accepted;
+    1: rejected; 8: nothing failed, but a required level was not reached; 3: not found. Nothing that a receipt names is opened.
 
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
