@@ -199,6 +199,8 @@ def check(session: Session, running: dict[str, Engine], n_threads: int) -> None:
             if not answer["is_sane"]:
                 session.failures.append(f"{name}: logits are not finite or all the same")
             continue
+        if not answer["is_best"]:
+            session.failures.append(f"{name}, {n_threads} threads: the greedy token is not the best of the full logits")
         known = session.hashes.setdefault(name, {})
         known[f"{engine.description['isa']}, {n_threads} threads"] = answer["sha256"]
         if not any(key.startswith("scalar") for key in known):

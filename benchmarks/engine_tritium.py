@@ -18,8 +18,11 @@ def answer(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     """``decode`` and ``prefill`` are timed; ``hash`` and ``ops`` are not."""
     do, vocab_size = request["do"], model.config.vocab_size
     if do == "hash":
-        logits = model.logits(prompt_of(vocab_size, request["tokens"]))
-        return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()}
+        prompt = prompt_of(vocab_size, request["tokens"])
+        logits = model.logits(prompt)
+        best = run(model, prompt, 1).token_ids[0]  # the way that need not compute all logits
+        is_best = best == int(logits[-1].argmax())
+        return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
     if do == "prefill":
         return {"ns": [run(model, prompt_of(vocab_size, request["tokens"]), 1).prefill_ns]}
     done = run(model, prompt_of(vocab_size, request["context"]), request["tokens"] + 1)

@@ -86,7 +86,10 @@ def test_an_engine_answers_from_its_own_process(tmp_path: Path) -> None:
     contestant = Contestant("ours", "tritium", Path(DEMO), "f16", environment={"TRITIUM_ISA": "scalar"})
     with contestant.start(1, tmp_path / "log") as engine:
         assert engine.description["isa"] == "scalar"
-        assert engine.ask("hash", tokens=5) == {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
+        assert engine.ask("hash", tokens=5) == {
+            "sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
+            "is_best": True,
+        }
         assert len(engine.ask("decode", tokens=3, context=4)["ns"]) == 3
         assert len(engine.ask("prefill", tokens=20)["ns"]) == 1
         ops = engine.ask(

@@ -27,7 +27,13 @@ PROBE_BYTES = 512 << 20
 """Read to measure the bandwidth; larger than the caches of most machines."""
 
 Part = Literal["body", "head", "kv", "other"]
-_PARTS: dict[str, Part] = {"linear": "body", "logits_projection": "head", "attention": "kv"}
+_PARTS: dict[str, Part] = {
+    "linear": "body",
+    "logits_projection": "head",
+    "screen": "head",
+    "shortlist": "head",
+    "attention": "kv",
+}
 
 
 @dataclass(frozen=True, slots=True)
