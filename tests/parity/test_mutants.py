@@ -27,7 +27,8 @@ QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
 LINEARS = {"i2s_gemv", "i2s_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
 BLOCKED = {"logits_projection_q8_0", "logits_projection_q6_k"}
-SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS
+SHORTLISTS = {f"shortlist_{layout}" for layout in ("f32", "f16", "bf16")}
+SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS | SHORTLISTS
 AWAY = "_mm256_cvttps_epi32(_mm256_add_ps({0}, _mm256_or_ps(_mm256_and_ps({0}, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(0.5f))))"
 
 
