@@ -73,9 +73,10 @@ def _wall(facts: Facts, policy: Policy) -> Check:
         return check("wall_clock", "E1", False, wall, f"{last} to {most:.0f}", "The run ends with its last token")
     inside = facts.ledger["wall_ns"]
     passes = sum(p["ns"] for p in run["passes"])
-    share = inside / passes
-    return check("wall_clock", "E1", inside <= passes and share > 0.5, inside, f"at most {passes}",
-                 "The executor's time must lie inside the passes, and fill them")  # fmt: skip
+    # On a busy machine another program may run between the two clocks' readings.
+    fits = False if inside > passes else True if inside > passes / 2 else None
+    return check("wall_clock", "E1", fits, inside, f"most of {passes}",
+                 "The executor's time lies inside the passes, and fills them unless it had to wait")  # fmt: skip
 
 
 def _utc(facts: Facts, policy: Policy) -> Check:

@@ -18,8 +18,8 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     run, ledger = facts.run, facts.ledger
     busy = sum(s.ns for s in facts.steps)
     inside = ledger["wall_ns"]
-    yield check("busy_time", "E2", 0.5 * inside <= busy <= 1.01 * inside, busy, f"half of {inside} to all of it",
-                "The steps fill the executor's time, and no more")  # fmt: skip
+    fits = False if busy > 1.01 * inside else True if busy > inside / 2 else None
+    yield check("busy_time", "E2", fits, busy, f"most of {inside}", "The steps fill the executor's time, and no more")
     wall, used = run["wall_ns"], run["user_ns"] + run["system_ns"]
     most = wall * run["threads"] * policy.get("physics", "cpu_time_slack") + policy.get("physics", "cpu_time_slack_ns")
     yield check("cpu_time_ceiling", "E2", used <= most, used, f"at most {most:.0f}", "More CPU time than threads had")
