@@ -68,7 +68,7 @@ def single_step(op: str, layout: str, isa: str, case: Case) -> bytes | None:
 
 def programs(folder: Path, models: Path) -> None:
     """Two steps of whole models, and one step of every kernel that runs here."""
-    for name in ("relu2_gqa_untied_bf16", "llama_mha_tied_f32"):
+    for name in ("relu2_mha_tied", "llama_mha_tied_f32"):
         with open_gguf(write_tiny(models / name, name)) as file:
             graph = build_graph(file.metadata, file.tensors)
             plan = make_plan(graph, backends.find("cpu"), max_tokens=4, max_outputs=2, max_context=70)
