@@ -86,9 +86,9 @@ MORE_MUTANTS = {
     "order_of_a_gate_s_products": Mutant(
         "avx2", "generic/glu.h", "(g / divisor) * load(up + i)", "(g * load(up + i)) / divisor", {"silu_mul"}
     ),
-    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"}),
+    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"} | SHORTLISTS),
     "tail_of_a_row_ignored": Mutant(
-        "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", PROJECTIONS - BLOCKED
+        "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", PROJECTIONS - BLOCKED | SHORTLISTS
     ),
     "bytes_not_counted": Mutant(
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
