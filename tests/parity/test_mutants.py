@@ -90,6 +90,13 @@ MORE_MUTANTS = {
     "tail_of_a_row_ignored": Mutant(
         "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", PROJECTIONS - BLOCKED | SHORTLISTS
     ),
+    "bounds_without_what_rounding_left": Mutant(
+        "avx2", "generic/screen.h", "(probe.residual_factor * rows[1][r] + probe.norm_factor * rows[2][r])",
+        "(probe.norm_factor * rows[2][r])", {"screen_plane8"},
+    ),
+    "list_cut_at_the_best_bound": Mutant(
+        "avx2", "generic/screen.h", "table.rows, values[k - 1], rows, most)", "table.rows, values[0], rows, most)", SHORTLISTS
+    ),
     "bytes_not_counted": Mutant(
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
     ),
@@ -104,7 +111,7 @@ MORE_MUTANTS = {
         "_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a.v))", QUANTIZERS,
     ),
     "sum_in_another_order": Mutant(
-        "scalar", "generic/lanes_scalar.h", "s[l] = s[l] + s[l + half]", "s[l] = s[2 * l] + s[2 * l + 1]", SUMMING
+        "scalar", "generic/lanes_scalar.h", "(x.a + x.c) + (x.b + x.d)", "(x.a + x.b) + (x.c + x.d)", SUMMING
     ),
     "cache_rounded_half_up": Mutant("scalar", "generic/lanes_scalar.h", "0xFFFu + odd", "0x1000u", {"rope_apply"}),
 }  # fmt: skip
@@ -183,6 +190,14 @@ def rejected(module: Path, isa: str) -> set[str]:
     found = set(re.findall(rf"^FAILED .*\[(\w+)_{isa}\]", done.stdout, re.MULTILINE))
     assert bool(found) == bool(done.returncode), done.stdout
     return found
+
+
+def test_every_mutant_finds_the_text_that_it_replaces() -> None:
+    """At every change of a kernel, not only where the mutant is made."""
+    for name, mutant in (MUTANTS | MORE_MUTANTS).items():
+        assert (ROOT / "csrc" / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1, (
+            f"{name} needs a new text"
+        )
 
 
 def check(workshop: Workshop, name: str, mutant: Mutant) -> None:
