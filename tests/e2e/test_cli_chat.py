@@ -120,6 +120,7 @@ def test_an_interrupt_stops_the_answer_and_keeps_the_session(model: Path) -> Non
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("the answer is not complete: cancelled after")
         terminal.wait_for("> ")
+        time.sleep(0.5)  # the line editor writes its prompt before it listens for signals
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("> ")
         terminal.type("/exit\n")

@@ -38,7 +38,8 @@ def command() -> None:
 @_folder
 @_key
 @click.option("--origin", required=True, help="The log's name, like example.org/lab; its key bears it in a trust file.")
-def create(folder: Path, key_path: Path, origin: str) -> None:
+@json_option
+def create(folder: Path, key_path: Path, origin: str, as_json: bool) -> None:
     """Make an empty log in FOLDER."""
     from tritium.receipts.ledger import create_log
     from tritium.receipts.notes import verifier_key
@@ -46,7 +47,11 @@ def create(folder: Path, key_path: Path, origin: str) -> None:
 
     signer = read_private_key(key_path)
     create_log(folder, origin, signer)
-    click.echo(verifier_key(origin, signer.public))
+    public = verifier_key(origin, signer.public)
+    if as_json:
+        print_json({"origin": origin, "verifier_key": public})
+        return
+    click.echo(public)
     note(f"{folder}: a log of 0 entries; the line above is its public key, as other tools take it")
 
 
@@ -71,9 +76,11 @@ def create(folder: Path, key_path: Path, origin: str) -> None:
     help="With --intent: the public key that will sign the receipt.",
 )
 @_output
+@json_option
 def append(
     folder: Path, envelope: Path | None, key_path: Path, intent: bool, model: Path | None, model_sha256: str | None,
     prompt_ids: Path | None, prompt_sha256: str | None, nonce: str | None, signer_path: Path | None, output: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Announce a run in the log in FOLDER, or register the signed receipt ENVELOPE; write the proof that it is in.
 
@@ -104,7 +111,7 @@ def append(
     checkpoint = append_entries(folder, [record.to_entry()], signer)
     # Another process may have appended since; the entry is then still the last one of *this* checkpoint.
     proof = prove_inclusion(folder, checkpoint, checkpoint.size - 1)
-    _emit(encode_proof(proof), output)
+    _emit(encode_proof(proof), output, as_json)
     note(f"{folder}: entry {proof.index} of {checkpoint.origin}")
 
 
@@ -169,9 +176,11 @@ def _result(folder: Path, path: Path) -> Result:
 @click.option("--receipt", type=click.Path(path_type=Path), help="Prove that this signed receipt is registered.")
 @click.option("--since", type=click.Path(path_type=Path), help="Prove that the log continues this older checkpoint.")
 @_output
+@json_option
 def prove(
-    folder: Path, trust_path: Path, index: int | None, receipt: Path | None, since: Path | None, output: Path | None
-) -> None:
+    folder: Path, trust_path: Path, index: int | None, receipt: Path | None, since: Path | None, output: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Prove to others, who do not have the log in FOLDER, what it holds.
 
     The proof of an entry is a C2SP tlog-proof; tritium log verify reads both kinds.
@@ -185,14 +194,14 @@ def prove(
     checkpoint = read_checkpoint(folder, trust)
     if since is not None:
         old, _ = open_trusted(read_note(since), trust, str(since))
-        _emit(encode_consistency(old.size, prove_consistency(folder, old, checkpoint), checkpoint), output)
+        _emit(encode_consistency(old.size, prove_consistency(folder, old, checkpoint), checkpoint), output, as_json)
         return
     if receipt is not None:
         index = _find(folder, checkpoint, receipt)
     assert index is not None
     if index >= checkpoint.size:
         raise click.UsageError(f"--index: the log has {checkpoint.size} entries")
-    _emit(encode_proof(prove_inclusion(folder, checkpoint, index)), output)
+    _emit(encode_proof(prove_inclusion(folder, checkpoint, index)), output, as_json)
 
 
 def _find(folder: Path, checkpoint: Checkpoint, path: Path) -> int:
@@ -329,8 +338,10 @@ def _read_trust(path: Path) -> Trust:
     return parse_trust(loads(path.read_bytes()), str(path))
 
 
-def _emit(text: str, output: Path | None) -> None:
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+def _emit(proof: str, output: Path | None, as_json: bool) -> None:
+    if output is not None:
+        output.write_text(proof, encoding="utf-8")
+    if as_json:
+        print_json({"proof": proof, "output": None if output is None else str(output)})
+    elif output is None:
+        click.echo(proof, nl=False)
