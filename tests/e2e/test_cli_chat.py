@@ -91,9 +91,11 @@ class Terminal:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.end, inner = pty.openpty()
+        # A job in the background of a script ignores interrupts, and so would its children; a terminal's do not.
         self.process = subprocess.Popen(
-            [*PROGRAM, "chat", *map(str, arguments)], stdin=inner, stdout=inner, stderr=inner, start_new_session=True
-        )
+            [*PROGRAM, "chat", *map(str, arguments)], stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         os.close(inner)
         self.seen = ""
 
