@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits, bytes_by_part, memory, op_table, prompt_of, run
+from tritium.bench.benchmark import Limits, bytes_by_part, op_table, prompt_of, run
+from tritium.bench.process import memory
 from tritium.engine.model import Model, load
 
 

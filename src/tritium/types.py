@@ -102,3 +102,14 @@ class Trace:
     n_tokens: int
     wall_ns: int
     counts: tuple[StepCount, ...] = field(default=())
+
+    def since(self, earlier: Trace) -> Trace:
+        """What was counted after ``earlier``, a trace of the same executor without a reset in between."""
+        counts = tuple(
+            StepCount(b.step, b.kernel, b.calls - a.calls, b.macs - a.macs, b.macs_skipped - a.macs_skipped,
+                      b.bytes - a.bytes, b.ns - a.ns)
+            for a, b in zip(earlier.counts, self.counts, strict=True)
+        )  # fmt: skip
+        return Trace(
+            self.n_steps - earlier.n_steps, self.n_tokens - earlier.n_tokens, self.wall_ns - earlier.wall_ns, counts
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from command_line import tritium
-from tritium.bench.benchmark import Limits, benchmark, op_table, prompt_of, run
+from tritium.bench.benchmark import Limits, Workload, benchmark, greedy, middle, op_table, open_timed, prompt_of, run
 from tritium.engine.model import Model, load
 from tritium.errors import ShapeError, UnsupportedError
 
@@ -19,42 +20,104 @@ def opened(tokens: int = 24, **settings: str) -> Model:
     return load("demo", threads=2, max_context=tokens, prefix_cache=False, **settings)  # type: ignore[arg-type]
 
 
-def test_the_document_and_the_text(tmp_path: Path) -> None:
-    output = tmp_path / "result.json"
-    size = ("--tokens", "8", "--prompt-tokens", "16", "--threads", "2")
-    result = tritium("benchmark", "-m", "demo", *size, "--repeats", "3", "--output", output, "--json")
+def test_the_receipt_stands_and_the_report_has_its_samples(tmp_path: Path) -> None:
+    receipt, report = tmp_path / "ci" / "receipt.json", tmp_path / "report.json"
+    size = ("--tokens", "8", "--prompt-tokens", "16", "--threads", "2", "--repeats", "3")
+    result = tritium("benchmark", *size, "--output", receipt, "--report", report, "--json", "--no-output")
     assert result.returncode == 0, result.stderr
-    document = json.loads(result.stdout)
-    assert document == json.loads(output.read_text(encoding="utf-8"))
+    written = json.loads(receipt.read_text(encoding="utf-8"))
+    assert json.loads(result.stdout) == written
+    assert (written["tokens_requested"], written["tokens_generated"], written["deterministic"]) == (8, 8, True)
+    assert (written["compute_path"], written["backend"]) == ("real", "cpu")
+    assert written["evidence"]["sampling"]["seed"] == "42"
+    judged = tritium("verify-receipt", receipt, "--require", "kernels=E3,model=E3,output=E1,determinism=E1")
+    assert judged.returncode == 0, judged.stdout
+    document = json.loads(report.read_text(encoding="utf-8"))
     assert (document["prompt_tokens"], document["tokens"], document["threads"]) == (16, 8, 2)
-    assert document["decode_s"]["n"] == len(document["limits"]) == 3
-    assert document["decode_s"]["low"] <= document["decode_s"]["median"] <= document["decode_s"]["high"]
+    assert len(document["samples"]) == len(document["limits"]) == document["decode_s"]["n"] == 3
+    times = sorted(sum(sample["token_ns"]) for sample in document["samples"])
+    assert document["decode_s"]["median"] == pytest.approx(times[1] / 1e9)
+    # The receipt is that of the run in the middle.
+    recorded = written["evidence"]["run"]["token_ns"]
+    assert recorded[-1] - recorded[0] == times[1]
     assert sum(document["bytes_by_part"].values()) == pytest.approx(document["bytes_per_token"])
-    assert document["memory"]["peak_bytes"] > 10_000_000
-    text = tritium("benchmark", *size, "--repeats", "1").stdout
-    for word in ("int8 peak", "% of the bandwidth", "p99", "ffn_down", "tok/s"):
-        assert word in text
+    assert document["memory"]["peak_bytes"] >= document["peak_anonymous_bytes"] > 10_000_000
+    assert document["warmup_s"] > 0
+    assert document["load_s"] > 0
+    assert document["host"]["machine"]["kernel"]
+
+
+def test_the_text_and_the_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = tritium("benchmark", "--max-tokens", "4", "--warmup-tokens", "0", "--prompt", "ROMEO:", "--show-output")
+    assert result.returncode == 0, result.stderr
+    for word in ("int8 peak", "% of the bandwidth", "p99", "ffn_down", "tok/s", "warm-up", "energy", "anonymous"):
+        assert word in result.stdout
+    assert "receipt         ci/inference.json: schema 1.0.0, real, cpu" in result.stdout
+    assert tritium("verify-receipt").returncode == 0
+
+
+def test_a_run_that_computes_nothing_never_says_real(tmp_path: Path) -> None:
+    path = tmp_path / "receipt.json"
+    refused = tritium("benchmark", "--backend", "null", "--tokens", "4", "-o", path)
+    assert (refused.returncode, path.exists()) == (5, False)
+    allowed = tritium("benchmark", "--backend", "null", "--tokens", "4", "-o", path, "--allow-mock")
+    assert allowed.returncode == 0, allowed.stderr
+    assert json.loads(path.read_text(encoding="utf-8"))["compute_path"] == "mock"
+    judged = tritium("verify-receipt", path)
+    assert judged.returncode == 1
+    assert "FAIL E0 compute_path" in judged.stdout
+
+
+def test_the_prompt_of_another_tokenizer(tmp_path: Path) -> None:
+    import tokenizers
+
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 5, "two": 6, "?": 7}, unk_token="?"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.save(str(tmp_path / "tokenizer.json"))
+    path = tmp_path / "receipt.json"
+    size = ("--tokens", "2", "--repeats", "1", "--warmup-tokens", "0", "-o", path)
+    for place in (tmp_path, tmp_path / "tokenizer.json"):
+        result = tritium("benchmark", *size, "--prompt", "two one three", "--tokenizer", place)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(path.read_text(encoding="utf-8"))["evidence"]["run"]["prompt_ids"] == [6, 5, 7]
+    assert tritium("benchmark", *size, "--tokenizer", tmp_path / "absent.json").returncode == 3
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert tritium("benchmark", *size, "--tokenizer", tmp_path).returncode == 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
+    ("arguments", "code", "why"),
     [
-        (("--tokens", "1"), 2),
-        (("--repeats", "0"), 2),
-        (("--tokens", "100000"), 2),
-        (("--threads", "0"), 2),
-        (("-m", "absent.gguf"), 3),
+        (("--tokens", "1"), 2, "tokens"),
+        (("--repeats", "0"), 2, "repeats"),
+        (("--tokens", "100000"), 2, "tokens to generate"),
+        (("--threads", "0"), 2, "threads"),
+        (("-m", "absent.gguf"), 3, "absent.gguf"),
+        (("--json", "report.json"), 2, "--report FILE"),
+        (("--features", "gpu"), 2, "--features"),
+        (("--gpu", "--device", "cpu"), 2, "exclude"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], code: int) -> None:
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = tritium("benchmark", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert result.stderr.startswith("tritium: ")
+    assert why in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_back_end_without_limits_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="limits can be measured"):
-        benchmark(lambda: opened(backend="reference"), prompt_tokens=4, tokens=2, repeats=1, probe_bytes=PROBE_BYTES)
+def test_a_back_end_without_limits_is_measured_without_them() -> None:
+    model, load_s, peak = open_timed(lambda: opened(backend="reference"))
+    with model:
+        work = Workload(tuple(prompt_of(model.config.vocab_size, 4)), 3, greedy(3))
+        result, runs = benchmark(model, work, load_s=load_s, peak=peak, probe_bytes=PROBE_BYTES)
+    assert (result.limits, result.decode_limit_percent, result.warmup_s) == ((), None, None)
+    assert result.decode_s.n == len(runs) == 1
+    assert all(row.limit_percent is None for row in result.ops)
 
 
 def test_tokens_beyond_the_context_are_refused() -> None:
@@ -93,3 +156,22 @@ def test_the_run_is_what_generate_returns_and_its_bytes_are_the_residents() -> N
 def test_prompts_are_the_same_everywhere_and_in_range() -> None:
     assert prompt_of(1024, 4) == [(2654435761 * i) % 1024 for i in (1, 2, 3, 4)]
     assert prompt_of(1024, 4, seed=1) != prompt_of(1024, 4)
+
+
+def test_a_difference_of_traces_is_what_came_between() -> None:
+    with opened() as model:
+        executor = model.engine.executor
+        run(model, prompt_of(model.config.vocab_size, 4), 2)
+        before = executor.trace()
+        done = run(model, prompt_of(model.config.vocab_size, 8), 3)
+        between = executor.trace().since(before)
+    assert (between.n_steps, between.n_tokens) == (3, 10)
+    assert sum(c.macs for c in between.counts) == sum(c.macs for t in (done.prefill, done.decode) for c in t.counts)
+
+
+def test_the_middle_of_an_even_number_is_the_slower() -> None:
+    with opened() as model:
+        once = run(model, prompt_of(model.config.vocab_size, 4), 2)
+    took = [replace(once, result=replace(once.result, token_ns=(1, ns))) for ns in (5, 30, 10, 20)]
+    assert middle(took) == 3
+    assert middle(took[:1]) == 0

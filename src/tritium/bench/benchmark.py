@@ -7,16 +7,15 @@ be measured is refused, never estimated.
 from __future__ import annotations
 
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tritium.backends import cpu
+from tritium.bench.process import AnonymousPeak, Energy, Memory, forget_peak, memory
 from tritium.bench.stats import Summary, percentile, summarize
+from tritium.engine.generate import GenerationResult, Observer
 from tritium.engine.model import Model
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import ShapeError, UnsupportedError
@@ -58,38 +57,91 @@ def measure_limits(n_threads: int, probe_bytes: int = PROBE_BYTES) -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One prompt and what followed: nanoseconds to the first token, then from token to token; the counters of both phases."""
+    """One prompt and what followed: nanoseconds to the first token, then from token to token; the counters of both phases.
 
-    token_ids: tuple[int, ...]
-    prefill_ns: int
-    token_ns: tuple[int, ...]
+    ``joules``: what the processor packages took from the submission to the last token, None where no counter can be read.
+    """
+
+    result: GenerationResult
     prefill: Trace
     decode: Trace
+    joules: float | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The chosen tokens."""
+        return self.result.token_ids
+
+    @property
+    def prefill_ns(self) -> int:
+        """From the submission to the first token."""
+        return self.result.token_ns[0]
+
+    @property
+    def token_ns(self) -> tuple[int, ...]:
+        """From token to token."""
+        return self.result.token_ns[1:]
 
 
-def run(model: Model, prompt: Sequence[int], n_tokens: int) -> Run:
-    """Forward ``prompt`` and generate ``n_tokens`` greedily, as ``Model.generate`` does; the executor's counters are reset.
+class _AtEnd:
+    """Keeps the counters of the last token and tells another observer everything."""
 
-    The first token belongs to the prefill. Errors: ShapeError for a prompt or a number of tokens that does not fit.
+    def __init__(self, observer: Observer | None) -> None:
+        self.trace: Trace | None = None
+        self._next = observer
+
+    def begin(self, ns: int) -> None:
+        if self._next is not None:
+            self._next.begin(ns)
+
+    def step(self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int) -> None:
+        if self._next is not None:
+            self._next.step(start_ns, end_ns, position, n_tokens, n_batch, n_outputs)
+
+    def end(self, trace: Trace) -> None:
+        self.trace = trace
+        if self._next is not None:
+            self._next.end(trace)
+
+
+def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
+    """Exactly ``n_tokens``, each the best one, whatever the model would end at."""
+    return SamplingParams(max_tokens=n_tokens, seed=seed, ignore_eos=True)
+
+
+def run(
+    model: Model, prompt: Sequence[int], n_tokens: int, params: SamplingParams | None = None, *,
+    observer: Observer | None = None, energy: Energy | None = None, measure: bool = False,
+) -> Run:  # fmt: skip
+    """Forward ``prompt`` and generate ``n_tokens``, greedily without ``params``, as ``Model.generate`` does.
+
+    The first token belongs to the prefill. The counters are read right after it, which falls into the second token's time.
+    Errors: ShapeError for a prompt or a number of tokens that does not fit; UnsupportedError for a prompt in the cache.
     """
+    if len(prompt) + n_tokens > model.max_context:
+        room = f"up to {max(model.max_context - len(prompt), 0)} after {len(prompt)} of the prompt"
+        raise ShapeError("tokens to generate", expected=room, got=n_tokens)
     engine = model.engine
-    executor = engine.executor
-    executor.reset_trace()
-    generation = engine.submit([prompt], SamplingParams(max_tokens=n_tokens, ignore_eos=True))[0]
+    last = _AtEnd(observer)
+    before_uj = None if energy is None else energy.read()
+    before = engine.executor.trace()
+    params = params or greedy(n_tokens)
+    generation = engine.submit([prompt], params, observer=last, measure=measure)[0]
     while not generation.n_generated and not generation.is_ended:
         engine.step()
-    prefill = executor.trace()
-    executor.reset_trace()
+    first = engine.executor.trace()
     while not generation.is_ended:
         engine.step()
+    after_uj = None if energy is None else energy.read()
     result = generation.result()
     if result.n_cached:
         raise UnsupportedError(
             "part of the prompt was in the cache: its prefill cannot be measured", got=result.n_cached
         )
-    if len(result.token_ids) != n_tokens:
-        raise ShapeError("tokens to generate", expected=f"up to {len(result.token_ids)}", got=n_tokens)
-    return Run(result.token_ids, result.token_ns[0], result.token_ns[1:], prefill, executor.trace())
+    if len(result.token_ids) != n_tokens or last.trace is None:
+        raise ShapeError("tokens to generate", expected=n_tokens, got=len(result.token_ids))
+    joules = None if energy is None else energy.joules(before_uj, after_uj)
+    return Run(result, first.since(before), last.trace.since(first), joules)
 
 
 def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
@@ -118,27 +170,29 @@ class OpRow:
     limit_percent: float | None
 
 
-def op_table(trace: Trace, plan: Plan, limits: Limits) -> list[OpRow]:
+def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
     """The counters by op and kernel, the longest first. Errors: ShapeError for an empty trace."""
     if not trace.n_tokens:
         raise ShapeError("nothing was counted", expected="a step")
-    ops = {(f"{s.block}.{s.label}" if s.block >= 0 else s.label): s.op for s in plan.steps}
+    ops = {
+        ((f"{s.block}.{s.label}" if s.block >= 0 else s.label), c.kernel): s.op for s in plan.steps for c in s.choices
+    }
     sums: dict[tuple[str, str, Part], list[int]] = {}
     for count in trace.counts:
         if not count.calls:
             continue
-        key = re.sub(r"^\d+\.", "", count.step), count.kernel, _PARTS.get(ops[count.step], "other")
+        key = _label(count.step), count.kernel, _PARTS.get(ops[count.step, count.kernel], "other")
         total = sums.setdefault(key, [0] * 5)
         for i, value in enumerate((count.calls, count.ns, count.bytes, count.macs, count.macs_skipped)):
             total[i] += value
     rows = []
     for (op, kernel, part), (calls, ns, n_bytes, macs, skipped) in sums.items():
-        least = limits.ns(n_bytes, macs if part == "body" else 0)
+        least = None if limits is None or part == "other" else limits.ns(n_bytes, macs if part == "body" else 0)
         n, spent = trace.n_tokens, max(ns, 1)
         rows.append(
             OpRow(
                 op, kernel, part, calls / n, ns / n / 1e3, n_bytes / n, macs / n, skipped / n, n_bytes / spent, macs / spent,
-                100 * least / spent if part != "other" else None,
+                None if least is None else 100 * least / spent,
             )
         )  # fmt: skip
     return sorted(rows, key=lambda row: -row.us_per_token)
@@ -153,38 +207,19 @@ def bytes_by_part(rows: Sequence[OpRow]) -> dict[Part, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of this process: the most it held at once; now anonymous and file-backed, None where the system does not tell."""
-
-    peak_bytes: int
-    anonymous_bytes: int | None
-    file_backed_bytes: int | None
-
-
-def memory() -> Memory:
-    """Read the process's memory from the operating system."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return Memory(peak, None, None)
-    found = dict(re.findall(r"^(RssAnon|RssFile):\s+(\d+) kB$", status, re.MULTILINE))
-    parts = [int(found[key]) * 1024 if key in found else None for key in ("RssAnon", "RssFile")]
-    return Memory(peak, *parts)
-
-
-@dataclass(frozen=True, slots=True)
 class Benchmark:
     """What ``benchmark`` measured. Speeds and times are summaries over the repeats; percentiles are of all decoded tokens.
 
-    ``decode_limit_percent``: bytes a second over the bandwidth, ``prefill_limit_percent``: the linears' products a second over
-    the int8 peak, both as medians of ratios to the limits measured in the same repeat.
+    ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth; ``prefill_limit_percent``:
+    the linears' products a second over the int8 peak; both are medians of ratios to the limits measured in the same repeat, None
+    for a back end that is not the native core. ``joules_per_token`` counts prompt and output; None where nothing can be read.
     """
 
     prompt_tokens: int
     tokens: int
     load_s: float
+    warmup_tokens: int
+    warmup_s: float | None
     prefill_s: Summary
     prefill_tokens_per_s: Summary
     decode_s: Summary
@@ -193,67 +228,146 @@ class Benchmark:
     bytes_per_token: float
     bytes_by_part: dict[Part, float]
     decode_gb_per_s: Summary
-    decode_limit_percent: Summary
+    decode_limit_percent: Summary | None
     prefill_gmac_per_s: Summary
-    prefill_limit_percent: Summary
+    prefill_limit_percent: Summary | None
+    joules_per_token: Summary | None
+    energy_why_not: str | None
     limits: tuple[Limits, ...]
     ops: tuple[OpRow, ...]
     memory: Memory
+    peak_anonymous_bytes: int | None
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The raw times of one repeat, in nanoseconds."""
+
+    prefill_ns: int
+    token_ns: tuple[int, ...]
+    joules: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What every repeat does: a prompt, and as many tokens as ``params`` ask for."""
+
+    prompt: tuple[int, ...]
+    tokens: int
+    params: SamplingParams
+    warmup_tokens: int = 0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        """Errors: ShapeError for sizes of which nothing can be measured."""
+        if self.tokens < 2:
+            raise ShapeError("tokens", expected="2 or more: the first belongs to the prefill", got=self.tokens)
+        if self.repeats < 1 or self.warmup_tokens < 0:
+            raise ShapeError(
+                "repeats and warm-up", expected="1 or more, 0 or more", got=(self.repeats, self.warmup_tokens)
+            )
+
+
+def open_timed(open_model: Callable[[], Model]) -> tuple[Model, float, AnonymousPeak]:
+    """Load a model; return it with the seconds that took and the most anonymous memory on the way."""
+    start = time.perf_counter_ns()
+    with AnonymousPeak() as peak:
+        model = open_model()
+    return model, (time.perf_counter_ns() - start) / 1e9, peak
 
 
 def benchmark(
-    open_model: Callable[[], Model], *, prompt_tokens: int, tokens: int, repeats: int, probe_bytes: int = PROBE_BYTES
-) -> Benchmark:
-    """Load a model, run ``repeats`` prompts after one that is not counted, measuring the machine before each; closes the model.
+    model: Model, work: Workload, *, load_s: float, peak: AnonymousPeak, probe_bytes: int = PROBE_BYTES,
+    observe: Callable[[], Observer] | None = None,
+) -> tuple[Benchmark, list[Run]]:  # fmt: skip
+    """Warm up, then run ``work`` as often as it says, the machine measured before each time; the runs in their order.
 
-    Errors: UnsupportedError for a back end without counters of what it read; ShapeError for sizes that do not fit.
+    ``observe`` makes the observer of each run. Errors: ShapeError for sizes that do not fit.
     """
-    if tokens < 2:
-        raise ShapeError("tokens", expected="2 or more: the first belongs to the prefill", got=tokens)
-    if prompt_tokens < 1 or repeats < 1:
-        raise ShapeError("prompt tokens and repeats", expected="1 or more", got=(prompt_tokens, repeats))
-    start = time.perf_counter_ns()
-    with open_model() as model:
-        load_s = (time.perf_counter_ns() - start) / 1e9
-        if model.plan.backend != "cpu":
-            raise UnsupportedError("only the cpu back end's limits can be measured", got=model.plan.backend)
-        prompt = prompt_of(model.config.vocab_size, prompt_tokens)
-        run(model, prompt, min(tokens, 4))
-        limits, runs = [], []
-        for _ in range(repeats):
+    warmup_s = None
+    if work.warmup_tokens:
+        start = time.perf_counter_ns()
+        run(model, work.prompt, work.warmup_tokens)
+        warmup_s = (time.perf_counter_ns() - start) / 1e9
+    energy = Energy()
+    peak.look()
+    limits, runs = [], []
+    for _ in range(work.repeats):
+        if model.plan.backend == "cpu":
             limits.append(measure_limits(model.n_threads, probe_bytes))
-            runs.append(run(model, prompt, tokens))
-        plan, held = model.plan, memory()
+            forget_peak()
+        observer = None if observe is None else observe()
+        runs.append(
+            run(
+                model,
+                work.prompt,
+                work.tokens,
+                work.params,
+                observer=observer,
+                energy=energy,
+                measure=observer is not None,
+            )
+        )
+        peak.look()
+    held = memory()
+    return _summary(model.plan, work, load_s, warmup_s, runs, limits, energy, held, peak.peak_bytes), runs
+
+
+def middle(runs: Sequence[Run]) -> int:
+    """The index of the run in the middle by its decode time; of two middle ones, the slower."""
+    return sorted(range(len(runs)), key=lambda i: sum(runs[i].token_ns))[len(runs) // 2]
+
+
+def _summary(
+    plan: Plan, work: Workload, load_s: float, warmup_s: float | None, runs: list[Run], limits: list[Limits],
+    energy: Energy, held: Memory, peak_anonymous: int | None,
+) -> Benchmark:  # fmt: skip
     decode_s = [sum(r.token_ns) / 1e9 for r in runs]
     prefill_s = [r.prefill_ns / 1e9 for r in runs]
+    n_prompt, tokens = len(work.prompt), work.tokens
     n_bytes = [sum(count.bytes for count in r.decode.counts) for r in runs]
-    linears = {row.op for row in op_table(runs[0].prefill, plan, limits[0]) if row.part == "body"}
-    macs = [sum(c.macs for c in r.prefill.counts if re.sub(r"^\d+\.", "", c.step) in linears) for r in runs]
+    linears = {step.label for step in plan.steps if step.op == "linear"}
+    macs = [sum(c.macs for c in r.prefill.counts if _label(c.step) in linears) for r in runs]
     read = [n / s / 1e9 for n, s in zip(n_bytes, decode_s, strict=True)]
     multiplied = [n / s / 1e9 for n, s in zip(macs, prefill_s, strict=True)]
-    middle = sorted(range(repeats), key=decode_s.__getitem__)[repeats // 2]
-    rows = op_table(runs[middle].decode, plan, limits[middle])
+    i = middle(runs)
+    rows = op_table(runs[i].decode, plan, limits[i] if limits else None)
     every_ms = [ns / 1e6 for r in runs for ns in r.token_ns]
+    joules = [r.joules / (n_prompt + tokens) for r in runs if r.joules is not None]
     return Benchmark(
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=n_prompt,
         tokens=tokens,
         load_s=load_s,
+        warmup_tokens=work.warmup_tokens,
+        warmup_s=warmup_s,
         prefill_s=summarize(prefill_s),
-        prefill_tokens_per_s=summarize([prompt_tokens / s for s in prefill_s]),
+        prefill_tokens_per_s=summarize([n_prompt / s for s in prefill_s]),
         decode_s=summarize(decode_s),
         decode_tokens_per_s=summarize([(tokens - 1) / s for s in decode_s]),
-        token_ms_percentiles={f"p{p}": percentile(every_ms, p) for p in (50, 90, 99)},
-        bytes_per_token=n_bytes[middle] / (tokens - 1),
+        token_ms_percentiles={f"p{p}": percentile(every_ms, p) for p in (50, 90, 95, 99)},
+        bytes_per_token=n_bytes[i] / (tokens - 1),
         bytes_by_part=bytes_by_part(rows),
         decode_gb_per_s=summarize(read),
-        decode_limit_percent=summarize(
-            [100 * r / limit.read_bandwidth_gb_per_s for r, limit in zip(read, limits, strict=True)]
-        ),
+        decode_limit_percent=_percent(read, [limit.read_bandwidth_gb_per_s for limit in limits]),
         prefill_gmac_per_s=summarize(multiplied),
-        prefill_limit_percent=summarize(
-            [100 * r / limit.int8_peak_gmac_per_s for r, limit in zip(multiplied, limits, strict=True)]
-        ),
+        prefill_limit_percent=_percent(multiplied, [limit.int8_peak_gmac_per_s for limit in limits]),
+        joules_per_token=summarize(joules) if joules else None,
+        energy_why_not=energy.why_not,
         limits=tuple(limits),
         ops=tuple(rows),
         memory=held,
+        peak_anonymous_bytes=peak_anonymous,
+        samples=tuple(Sample(r.prefill_ns, r.token_ns, r.joules) for r in runs),
     )
+
+
+def _percent(reached: Sequence[float], limits: Sequence[float]) -> Summary | None:
+    if not limits:
+        return None
+    return summarize([100 * r / limit for r, limit in zip(reached, limits, strict=True)])
+
+
+def _label(step: str) -> str:
+    """The step's name without its layer."""
+    return re.sub(r"^\d+\.", "", step)

@@ -80,12 +80,12 @@ def sampling_options(function: F) -> F:
 _MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen")
 
 
-def load_model(options: dict[str, Any], *, quiet: bool = False) -> Model:
+def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True) -> Model:
     """Take the model's options out of ``options``, load it, and say what was assumed where the file is silent."""
     from tritium.engine.model import DEMO, load
 
     chosen = {key: options.pop(key) for key in _MODEL_KEYS}
-    model = load(chosen.pop("model") or env.model() or DEMO, **chosen)
+    model = load(chosen.pop("model") or env.model() or DEMO, prefix_cache=prefix_cache, **chosen)
     if not quiet:
         for line in model.tokenizer.notes:
             note(line)

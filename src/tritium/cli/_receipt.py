@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tritium import env
 
@@ -38,16 +38,7 @@ class Recording:
         return self._first
 
     def finish(self, result: GenerationResult, start: Callable[[], Stream]) -> None:
-        """Repeat the run, build the receipt, judge it where that is asked for, and write it.
-
-        Errors: NumericsError for a run that computed nothing, differs from its repeat though BITNET_DETERMINISTIC asks for
-        equal ones, or that strict mode refuses; OSError.
-        """
-        from tritium.bench.machine import read_machine
-        from tritium.errors import NumericsError
-        from tritium.evidence.record import bandwidth, build_receipt
-        from tritium.receipts.schema import write
-
+        """Repeat the run and write its receipt. Errors: as ``finish_receipt``."""
         assert self._first is not None
         repeats = []
         for _ in range(self._n_runs - 1):
@@ -57,18 +48,33 @@ class Recording:
             repeats.append(stream.result)
         if any(again.finish_reason == "cancelled" for again in repeats):
             raise KeyboardInterrupt
-        receipt = build_receipt(
-            self._model, result, self._first, self._params,
-            machine=asdict(read_machine()), probe=bandwidth(self._model), repeats=repeats,
-        )  # fmt: skip
-        if env.is_deterministic() and self._path is not None and not receipt["deterministic"]:
-            raise NumericsError(
-                "no receipt", where="BITNET_DETERMINISTIC", expected="equal repeats", got="different ones"
-            )
-        if env.is_strict():
-            _refuse(receipt)
-        if self._path is not None:
-            write(receipt, self._path)
+        finish_receipt(self._model, result, self._first, self._params, repeats, self._path)
+
+
+def finish_receipt(
+    model: Model, result: GenerationResult, run: Recorder, params: SamplingParams, repeats: Sequence[GenerationResult],
+    path: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Build the receipt of a run, judge it where that is asked for, and write it to ``path`` if there is one.
+
+    Errors: NumericsError for a run that computed nothing, differs from its repeat though BITNET_DETERMINISTIC asks for
+    equal ones, or that strict mode refuses; OSError.
+    """
+    from tritium.bench.machine import read_machine
+    from tritium.errors import NumericsError
+    from tritium.evidence.record import bandwidth, build_receipt
+    from tritium.receipts.schema import write
+
+    receipt = build_receipt(
+        model, result, run, params, machine=asdict(read_machine()), probe=bandwidth(model), repeats=repeats
+    )
+    if env.is_deterministic() and path is not None and not receipt["deterministic"]:
+        raise NumericsError("no receipt", where="BITNET_DETERMINISTIC", expected="equal repeats", got="different ones")
+    if env.is_strict():
+        _refuse(receipt)
+    if path is not None:
+        write(receipt, path)
+    return receipt
 
 
 def _refuse(receipt: dict[str, object]) -> None:

@@ -1,120 +1,208 @@
-"""Measure a model's speed here, beside what the machine can reach."""
+"""Measure a model's speed here, beside what the machine can reach, and write a receipt of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tritium import env
 from tritium.cli import json_option, note, print_json
+from tritium.cli._generation import load_model, model_options
+from tritium.cli._measuring import PROMPT, choose_device, prompt_ids, prompt_options
 
 if TYPE_CHECKING:
-    from tritium.bench.benchmark import Benchmark, OpRow
-    from tritium.bench.stats import Summary
+    from tritium.bench.benchmark import Benchmark, Run, Workload
     from tritium.engine.model import Model
+    from tritium.evidence.record import Recorder
 
-
-@click.command(short_help=__doc__)
-@click.option("-m", "--model", default="demo", show_default=True, help='A GGUF file, or "demo".')
-@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True, help="Tokens to generate.")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens of the prompt.")
-@click.option(
-    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs that count, after one that does not."
+_ASIDE = (
+    "--output PATH places the receipt, --report FILE the detailed form; --json, --gpu and --no-output take no value"
 )
-@click.option("--threads", type=int, help="Threads of the native core. [default: TRITIUM_THREADS, else one a core]")
-@click.option("-o", "--output", type=Path, help="Write the JSON document to this file, too.")
+
+
+class _Benchmark(click.Group):
+    """The benchmark itself, and further ones by name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f"unexpected {args[0]!r}: {_ASIDE}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Benchmark, invoke_without_command=True, short_help=__doc__)
+@model_options
+@prompt_options
 @click.option(
-    "--i2s-layout", default="128", show_default=True, help="Block order of I2_S in the file: 128, 64 or 4row."
+    "-n",
+    "--tokens",
+    "--max-tokens",
+    type=click.IntRange(2),
+    default=128,
+    show_default=True,
+    help="Generate exactly as many tokens.",
+)
+@click.option("-p", "--prompt", default=PROMPT, show_default=True, help="The text to continue.")
+@click.option("--prompt-tokens", type=click.IntRange(1), help="Instead of a text, as many fixed pseudo-random tokens.")
+@click.option(
+    "--warmup-tokens",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Generate as many before anything counts.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Runs that count.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the best token; above, draws.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Key of the random numbers. [default: BITNET_SEED, else 42]")
+@click.option(
+    "-o",
+    "--output",
+    "--receipt",
+    type=click.Path(path_type=Path),
+    default=Path("ci/inference.json"),
+    show_default=True,
+    help="Write the receipt to this file.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write all samples, limits and the table of ops to this file, as JSON.",
+)
+@click.option("--show-output/--no-output", default=False, help="Print the generated text, too. [default: no]")
+@click.option(
+    "--allow-mock",
+    is_flag=True,
+    help="Run a back end that computes nothing; its receipt says so and no judge accepts it.",
 )
 @json_option
-def command(
-    model: str, tokens: int, prompt_tokens: int, repeats: int, threads: int | None, output: Path | None, i2s_layout: str,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Load MODEL, run a prompt of fixed pseudo-random tokens and generate greedily; print medians, spread, and limits.
+@click.pass_context
+def command(context: click.Context, **options: Any) -> None:
+    """Load the model, warm up, continue a prompt a few times; print medians, spread and limits; write a receipt.
 
-    Loading, prefill (up to the first token) and decoding (from token to token) are timed apart. Before each repeat the machine's
-    read bandwidth and its peak of int8 products are measured with as many threads: the limits of decoding and of prefill.
+    Loading, warm-up, prefill (up to the first token) and decoding (from token to token) are timed apart. Before each
+    repeat the machine's read bandwidth and its peak of int8 products are measured with as many threads: the limits of
+    decoding and of prefill.
+
+    The receipt records the run whose decoding took the middle time, and the outcome and time of the others; "tritium
+    verify-receipt" judges it. --json prints it. A run that fails writes none.
     """
-    from tritium.bench.benchmark import benchmark
-    from tritium.bench.machine import read_machine
-    from tritium.engine.model import load
+    if context.invoked_subcommand is None:
+        _benchmark(**options)
 
-    opened: dict[str, Any] = {}
 
-    def open_model() -> Model:
-        loaded = load(
-            model, threads=threads, max_context=prompt_tokens + tokens, prefix_cache=False, i2s_layout=i2s_layout
+def _benchmark(
+    *, tokens: int, prompt: str, prompt_tokens: int | None, tokenizer: Path | None, warmup_tokens: int, repeats: int,
+    temperature: float, seed: int | None, output: Path, report: Path | None, show_output: bool, allow_mock: bool,
+    as_json: bool, **model_choice: Any,
+) -> None:  # fmt: skip
+    from tritium.bench.benchmark import Workload, benchmark, middle, open_timed, prompt_of
+    from tritium.engine.sampling import SamplingParams
+    from tritium.evidence.record import recorder
+
+    choose_device(model_choice)
+    _check_computes(model_choice["backend"], allow_mock)
+    if seed is None:
+        seed = 42 if (named := env.seed()) is None else named
+    params = SamplingParams(max_tokens=tokens, temperature=temperature, seed=seed, ignore_eos=True)
+    repeats = max(repeats, 2 if env.is_deterministic() else 1)
+    model, load_s, peak = open_timed(lambda: load_model(model_choice, prefix_cache=False))
+    with model:
+        ids = (
+            prompt_of(model.config.vocab_size, prompt_tokens) if prompt_tokens else prompt_ids(model, prompt, tokenizer)
         )
-        for line in loaded.tokenizer.notes:
-            note(line)
-        opened.update(model=str(loaded.path), threads=loaded.n_threads, backend=loaded.plan.backend)
-        opened.update(graph_hash=loaded.graph_hash, plan_hash=loaded.plan_hash)
-        return loaded
+        work = Workload(tuple(ids), tokens, params, warmup_tokens, repeats)
+        recorders: list[Recorder] = []
 
-    result = benchmark(open_model, prompt_tokens=prompt_tokens, tokens=tokens, repeats=repeats)
-    machine = asdict(read_machine())
-    del machine["flags"]
-    document = {**opened, "machine": machine, **asdict(result)}
-    if output is not None:
-        output.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        def observe() -> Recorder:
+            recorders.append(recorder(model))
+            return recorders[-1]
+
+        result, runs = benchmark(model, work, load_s=load_s, peak=peak, observe=observe)
+        i = middle(runs)
+        receipt = _receipt(model, work, runs, recorders, i, output)
+        if report is not None:
+            _write(report, _document(model, result, receipt, output))
     if as_json:
-        print_json(document)
-        return
-    for name, text in _lines(result):
-        click.echo(f"{name:16}{text}")
-    click.echo()
-    for line in _table(result.ops):
-        click.echo(line)
+        print_json(receipt)
+    else:
+        from tritium.cli._benchmark_text import lines
+
+        for line in lines(result, receipt, output):
+            click.echo(line)
+    if show_output:
+        (note if as_json else click.echo)(runs[i].result.text)
 
 
-def _spread(summary: Summary, unit: str) -> str:
-    return f"{summary.median:.4g} {unit} ({summary.low:.4g}–{summary.high:.4g})"
+def _check_computes(backend: str | None, allow_mock: bool) -> None:
+    """Refuse a back end that computes nothing, unless that is what was asked for. Errors: NumericsError."""
+    if backend == "null" and not allow_mock:
+        from tritium.errors import NumericsError
+
+        raise NumericsError("nothing would be measured", where="--backend null", expected="a back end that computes",
+                            hint="--allow-mock runs it all the same, and its receipt says mock")  # fmt: skip
 
 
-def _lines(result: Benchmark) -> list[tuple[str, str]]:
-    from tritium.bench.stats import summarize
+def _receipt(
+    model: Model, work: Workload, runs: list[Run], recorders: list[Recorder], i: int, path: Path
+) -> dict[str, Any]:
+    """Write the receipt of run ``i``, the others its repeats; of a back end that computes nothing, one that says so."""
+    from tritium.cli._receipt import finish_receipt
 
-    limits = result.limits
-    bandwidth = summarize([limit.read_bandwidth_gb_per_s for limit in limits])
-    peak = summarize([limit.int8_peak_gmac_per_s for limit in limits])
-    held = result.memory
-    apart = ", ".join(
-        f"{n / 1e6:.0f} MB {name}"
-        for name, n in (("anonymous", held.anonymous_bytes), ("file-backed", held.file_backed_bytes))
-        if n is not None
-    )
-    return [
-        ("bandwidth", f"{_spread(bandwidth, 'GB/s')} read by {limits[0].n_threads} threads"),
-        ("int8 peak", f"{_spread(peak, 'GMAC/s')} with {limits[0].isa}"),
-        ("load", f"{result.load_s:.3g} s"),
-        ("prefill", f"{_spread(result.prefill_tokens_per_s, 'tok/s')} of {result.prompt_tokens} tokens"),
-        ("", _spread(result.prefill_limit_percent, "% of the int8 peak")),
-        ("decode", f"{_spread(result.decode_tokens_per_s, 'tok/s')} of {result.tokens} tokens"),
-        (
-            "",
-            f"{_spread(result.decode_limit_percent, '% of the bandwidth')}, {_spread(result.decode_gb_per_s, 'GB/s')}",
-        ),
-        ("a token", ", ".join(f"{name} {ms:.4g} ms" for name, ms in result.token_ms_percentiles.items())),
-        ("bytes a token", f"{result.bytes_per_token / 1e6:.4g} MB: " + _budget(result.bytes_by_part)),
-        ("memory", f"peak {held.peak_bytes / 1e6:.0f} MB" + (f"; at the end {apart}" if apart else "")),
-    ]
+    if model.plan.backend != "null":
+        others = [r.result for j, r in enumerate(runs) if j != i]
+        return finish_receipt(model, runs[i].result, recorders[i], work.params, others, path)
+    import tritium
+    from tritium.bench.machine import read_machine
+    from tritium.receipts.schema import SCHEMA_VERSION, write
 
-
-def _budget(parts: Mapping[Any, float]) -> str:
-    return ", ".join(f"{part} {n / 1e6:.4g} MB" for part, n in parts.items())
+    machine = read_machine()
+    receipt = {
+        "schema_version": SCHEMA_VERSION,
+        "timestamp": datetime.now(UTC).isoformat(),
+        "compute_path": "mock",
+        "backend": "null",
+        "kernels": ["mock_null"],
+        "deterministic": False,
+        "tokens_requested": work.tokens,
+        "tokens_generated": len(runs[i].token_ids),
+        "tokens_per_second": None,
+        "environment": {"BITNET_VERSION": tritium.__version__, "OS": f"{machine.os}-{machine.architecture}"},
+        "model": {"path": str(model.path)},
+    }
+    write(receipt, path)
+    return receipt
 
 
-def _table(rows: tuple[OpRow, ...]) -> list[str]:
-    lines = [f"{'op of a decoded token':24}{'kernel':34}{'µs':>9}{'MB':>9}{'GB/s':>8}{'GMAC/s':>8}{'% limit':>9}"]
-    for row in rows:
-        limit = "" if row.limit_percent is None else f"{row.limit_percent:.1f}"
-        lines.append(
-            f"{row.op:24}{row.kernel:34}{row.us_per_token:9.1f}{row.bytes_per_token / 1e6:9.3f}{row.gb_per_s:8.2f}"
-            f"{row.gmac_per_s:8.1f}{limit:>9}"
-        )
-    return lines
+def _document(model: Model, result: Benchmark, receipt: dict[str, Any], output: Path) -> dict[str, Any]:
+    """The detailed form: what ran, where, and every figure with its samples."""
+    from tritium.bench.host import fingerprint
+
+    return {
+        "model": str(model.path),
+        "threads": model.n_threads,
+        "backend": model.plan.backend,
+        "graph_hash": model.graph_hash,
+        "plan_hash": model.plan_hash,
+        "receipt": str(output),
+        **{name: receipt[name] for name in ("timestamp", "compute_path", "deterministic", "kernels")},
+        "host": asdict(fingerprint()),
+        **asdict(result),
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    from tritium.receipts.files import write_text
+
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -85,15 +85,10 @@ class Recorder:
         after = self.after
         if after is None or not self.passes:
             raise NumericsError("no receipt", where="the run", expected="a finished generation", got="none")
-        steps = (
-            StepCount(b.step, b.kernel, b.calls - a.calls, b.macs - a.macs, b.macs_skipped - a.macs_skipped,
-                      b.bytes - a.bytes, b.ns - a.ns)
-            for a, b in zip(self.before.counts, after.counts, strict=True)
-        )  # fmt: skip
-        n_steps, n_tokens = after.n_steps - self.before.n_steps, after.n_tokens - self.before.n_tokens
-        if n_steps != len(self.passes) or n_tokens != sum(p[3] for p in self.passes):
+        counted = after.since(self.before)
+        if counted.n_steps != len(self.passes) or counted.n_tokens != sum(p[3] for p in self.passes):
             raise NumericsError("no receipt", where="the run", expected="no other generation beside it", got="several")
-        return Trace(n_steps, n_tokens, after.wall_ns - self.before.wall_ns, _merged(c for c in steps if c.calls))
+        return Trace(counted.n_steps, counted.n_tokens, counted.wall_ns, _merged(c for c in counted.counts if c.calls))
 
 
 def _merged(counts: Iterable[StepCount]) -> tuple[StepCount, ...]:

@@ -6,16 +6,14 @@ the one object ``evidence``, which has its own version and is closed.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tritium.errors import FormatError
+from tritium.receipts.files import write_text
 from tritium.receipts.strict_json import text_of
 
 SCHEMA_VERSION = "1.0.0"
@@ -397,16 +395,4 @@ def write(receipt: Mapping[str, Any], path: Path) -> None:
     wrong = next(violations(dict(receipt)), None)
     if wrong is not None:
         raise FormatError("receipt", where=wrong)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text_of(receipt) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    write_text(path, text_of(receipt) + "\n")
