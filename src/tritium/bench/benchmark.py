@@ -210,8 +210,8 @@ def bytes_by_part(rows: Sequence[OpRow]) -> dict[Part, float]:
 class Benchmark:
     """What ``benchmark`` measured. Speeds and times are summaries over the repeats; percentiles are of all decoded tokens.
 
-    ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth; ``prefill_limit_percent``:
-    the linears' products a second over the int8 peak; both are medians of ratios to the limits measured in the same repeat, None
+    ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth, ``prefill_limit_percent``
+    the linears' products a second over the int8 peak: both are medians of ratios to the limits measured in the same repeat, None
     for a back end that is not the native core. ``joules_per_token`` counts prompt and output; None where nothing can be read.
     """
 
