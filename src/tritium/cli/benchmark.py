@@ -88,7 +88,7 @@ class _Benchmark(click.Group):
 )
 @json_option
 @click.pass_context
-def command(context: click.Context, **options: Any) -> None:
+def command(context: click.Context, /, **options: Any) -> None:
     """Load the model, warm up, continue a prompt a few times; print medians, spread and limits; write a receipt.
 
     Loading, warm-up, prefill (up to the first token) and decoding (from token to token) are timed apart. Before each
