@@ -9,7 +9,9 @@ PEERS := build/peers
 LLAMA_CPP ?= build/peers-llama/bin/python
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
-WORKERS ?= 2
+WORKERS ?=
+JOBS := $(or $(WORKERS),2)
+PROFILE ?= default
 SECONDS ?= 60
 PROMPT ?= ROMEO:
 
@@ -23,7 +25,7 @@ run: build
 
 # The tests for Arm skip where there is no cross compiler or no emulator.
 test: build $(if $(shell command -v $(ARM_CXX)),arm-driver)
-	$(PY) -X faulthandler -m pytest -q -n $(WORKERS)
+	$(PY) -X faulthandler -m pytest @tests/profiles/$(PROFILE).txt $(if $(WORKERS),--numprocesses=$(WORKERS))
 
 # Against transformers, in an environment of its own on top of .venv. The version is pinned to one that has a CPU build.
 crossval: build $(PEERS)/.stamp
@@ -43,12 +45,12 @@ crossval-llama: build bench-peers
 
 # The native core under the sanitizers of addresses, undefined behavior and threads: about two minutes.
 sanitize: build
-	PYTHON=$(PY) WORKERS=$(WORKERS) scripts/sanitize.sh
+	PYTHON=$(PY) WORKERS=$(JOBS) scripts/sanitize.sh
 
 # Each of three targets for SECONDS. Needs clang++.
 fuzz: build
 	@$(PIP_INSTALL) 'atheris>=3,<4'
-	PYTHON=$(PY) WORKERS=$(WORKERS) scripts/fuzz.sh $(SECONDS)
+	PYTHON=$(PY) WORKERS=$(JOBS) scripts/fuzz.sh $(SECONDS)
 
 # What takes too long for every change: all rows of the matrix of bits, models of full size, all mutants, sanitizers, the peers, fuzzing.
 nightly: SECONDS = 600
@@ -59,13 +61,13 @@ nightly: build sanitize
 
 # Needs Debian's g++-aarch64-linux-gnu, and qemu-user to run what comes out.
 arm: build arm-driver
-	$(PY) -X faulthandler -m pytest -q -n $(WORKERS) tests/parity/test_arm.py
+	$(PY) -X faulthandler -m pytest -q -n $(JOBS) tests/parity/test_arm.py
 
 arm-driver:
 	@mkdir -p $(ARM_BUILD)
 	@{ cmake -S . -B $(ARM_BUILD) -G Ninja -DTRITIUM_PYTHON=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
-	  cmake --build $(ARM_BUILD) --parallel $(WORKERS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
+	  cmake --build $(ARM_BUILD) --parallel $(JOBS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
 # Limits, ours and peers in one run, at most 15 minutes after the files (4.7 GB in build/bench) are there. Peers run where their
 # environments exist: `make bench-peers` compiles llama.cpp, `make crossval` installs transformers.

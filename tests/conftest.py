@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import at_once
 import native_builds
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     native = config.getoption("--native")
     if native is not None:
         native_builds.use(native)
+    at_once.register(config)
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +46,19 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see the defaults, whatever the developer has exported."""
+def _own_environment() -> Iterator[None]:
+    """Tests see the defaults, whatever the developer has exported, and leave the environment as they found it."""
+    before = dict(os.environ)
     ours = ("TRITIUM_", "BITNET_", "RAYON_NUM_THREADS")
     for name in [name for name in os.environ if name.startswith(ours) and name != "TRITIUM_TEST_DATA"]:
-        monkeypatch.delenv(name)
+        del os.environ[name]
+    given = _variables()
+    yield
+    left = _variables()
+    os.environ.clear()
+    os.environ.update(before)
+    assert left == given, f"the test changed the environment: {sorted(dict(left.items() ^ given.items()))}"
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
