@@ -6,6 +6,7 @@ STAMP := $(VENV)/.stamp
 BUILD := build/native
 ARM_BUILD := build/aarch64
 PEERS := build/peers
+TOOLS := build/tools
 LLAMA_CPP ?= build/peers-llama/bin/python
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
@@ -15,7 +16,7 @@ PROFILE ?= default
 SECONDS ?= 60
 PROMPT ?= ROMEO:
 
-.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-peers docs fmt lint build stub wheel clean
+.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-peers policy workflows docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -83,6 +84,21 @@ bench-peers: $(LLAMA_CPP)
 $(LLAMA_CPP):
 	@$(PYTHON) -m venv build/peers-llama
 	@build/peers-llama/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
+
+# Licenses, known vulnerabilities, sources and the bill of materials of .venv; raw outputs and verdicts go to build/policy.
+policy: build $(TOOLS)/.stamp
+	$(TOOLS)/bin/python scripts/policy.py --python $(PY) $(STRICT)
+
+# The workflows against their schema and the rules of zizmor; CI runs actionlint too, whose package fetches a binary.
+workflows: $(TOOLS)/.stamp
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOLS)/bin/zizmor --quiet --offline --no-progress .github
+
+$(TOOLS)/.stamp: Makefile
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8' \
+	  'license-expression>=30,<31' 'check-jsonschema>=0.37,<1' 'zizmor>=1.20,<2'
+	@touch $@
 
 docs: build
 	$(PY) scripts/generate_docs.py

@@ -46,7 +46,9 @@ def test_the_default_profile_stops_at_the_first_failure_and_the_other_does_not(r
 
 
 def test_every_test_has_a_limit_that_a_thread_holds(repository: Path) -> None:
-    options = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    options = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"][
+        "ini_options"
+    ]
     assert (options["timeout"], options["timeout_method"]) == (300, "thread")
     assert options["faulthandler_timeout"] > options["timeout"]
     assert options["faulthandler_exit_on_timeout"] is True
@@ -71,7 +73,9 @@ def test_a_hang_ends_and_only_failures_are_printed(repository: Path, tmp_path: P
     assert "a passing test is quiet" not in done.stdout
     assert done.stdout.count("E       assert 1 == 2") == 1
     assert done.stdout.count("what a failing test printed") == 1
-    assert "test_hangs_in_native_code_that_keeps_the_interpreter" in done.stdout  # the worker was ended; xdist says in which test
+    assert (
+        "test_hangs_in_native_code_that_keeps_the_interpreter" in done.stdout
+    )  # the worker was ended; xdist says in which test
     cases = {case.get("name"): case for case in ET.parse(tmp_path / "junit.xml").iter("testcase")}
     assert cases["test_fails"].find("failure") is not None
     assert cases["test_passes"].find("failure") is None
