@@ -1,7 +1,7 @@
 """Judge the dependencies of an environment: licenses, known vulnerabilities, sources; and write its bill of materials.
 
-Raw outputs of the tools and ``policy.json``, which holds a verdict for each part, go to a folder. A part that nobody could look at
-is NOT MEASURED, never PASS. Exit 0: nothing failed; 1: a part failed; with --strict also where a part was not measured.
+Raw outputs of the tools and ``policy.json``, which holds a verdict for each part, go to a folder. A part that nobody could look
+at is NOT MEASURED, never PASS. Exit 0: nothing failed; 1: a part failed; with --strict also where a part was not measured.
 Sources: PEP 639 (license expressions), PEP 610 (where a distribution came from), CycloneDX 1.6.
 """
 
