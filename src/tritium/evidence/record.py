@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import tritium
 from tritium import env
 from tritium.errors import NumericsError
+from tritium.evidence.source import read_source
 from tritium.ir import Plan
 from tritium.profile import PROFILE_HASH
 from tritium.receipts import jcs, registry
@@ -389,11 +390,13 @@ def _isas() -> list[dict[str, str]]:
     return [{"name": name, "status": status} for name, status in isa_status()]
 
 
-def _build() -> dict[str, str]:
+def _build() -> dict[str, Any]:
     from tritium.backends.cpu import build_info
 
     compiler, flags, architecture = build_info()
-    return {"version": tritium.__version__, "compiler": compiler, "flags": flags, "architecture": architecture}
+    build = {"version": tritium.__version__, "compiler": compiler, "flags": flags, "architecture": architecture}
+    source = read_source()
+    return build if source is None else {**build, "commit": source.commit, "dirty": source.is_dirty}
 
 
 def _running_sum(values: Iterable[int]) -> list[int]:

@@ -220,7 +220,10 @@ _BUILD = _object(
         "compiler": _text(longest=128),
         "flags": _text(longest=512),
         "architecture": _text(longest=32),
-    }
+        "commit": _text(r"^[0-9a-f]{40}([0-9a-f]{24})?$"),
+        "dirty": _BOOLEAN,
+    },
+    optional=("commit", "dirty"),
 )
 _BANDWIDTH = _object(
     {

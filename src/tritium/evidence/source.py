@@ -1,0 +1,41 @@
+"""Which source this package was built from, as git tells it; an installed package without its tree does not know."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+PARTS = ("src", "csrc", "CMakeLists.txt", "pyproject.toml")
+"""What a build is made of: a change elsewhere leaves the tree clean."""
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """``commit`` in hexadecimal; ``is_dirty`` where a part of the build differs from it, files it does not know included."""
+
+    commit: str
+    is_dirty: bool
+
+
+def read_source(package: Path = PACKAGE) -> Source | None:
+    """The source of ``package``, or None where it does not lie in a git tree as ``src/tritium``, or git cannot tell."""
+    root = package.parents[1]
+    if not (root / ".git").exists() or package != root / "src" / package.name:
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--", *PARTS)
+    if commit is None or changed is None:
+        return None
+    return Source(commit, bool(changed))
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
