@@ -49,7 +49,7 @@ class Decision:
 
 def worst(words: Iterable[Word]) -> Word:
     """The word of several together: the heaviest; INCONCLUSIVE if nothing at all was measured."""
-    heaviest = max(words, key=_WEIGHT.index, default="NOT MEASURED")
+    heaviest: Word = max(words, key=_WEIGHT.index, default="NOT MEASURED")
     return "INCONCLUSIVE" if heaviest == "NOT MEASURED" else heaviest
 
 
