@@ -32,10 +32,8 @@ def read_source(package: Path = PACKAGE) -> Source | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", timeout=10, check=True
-        )
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
