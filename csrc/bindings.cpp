@@ -318,6 +318,14 @@ NB_MODULE(_native, m) {
   m.def("pack_plane", &pack_head_plane, "data"_a, "layout"_a, "rows"_a, "cols"_a, "n_threads"_a = 1,
         "The plane8 layout of a head of layout \"f32\", \"f16\" or \"bf16\": 8-bit rows with scales and bounds on what they leave out.\n\n"
         "Errors: ValueError for another layout or a size that does not follow from the shape.");
+  m.def(
+      "all_finite",
+      [](const Bytes& data, const std::string& layout, int n_threads) {
+        const nb::gil_scoped_release unlocked;
+        return all_finite({data.data(), data.size()}, layout, n_threads);
+      },
+      "data"_a, "layout"_a, "n_threads"_a = 1,
+      "True if every number, of layout \"f32\", \"f16\" or \"bf16\", is finite. Errors: ValueError for another layout.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -1,6 +1,7 @@
 #include "plane.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -81,6 +82,36 @@ RowBounds pack_row(const float* w, int64_t cols, uint8_t* out) {
 }
 
 }  // namespace
+
+bool all_finite(std::span<const uint8_t> data, const std::string& layout, int n_threads) {
+  // A top exponent plus one in its last place carries into the sign's bit, and no further.
+  uint64_t exponent, one, sign;
+  if (layout == "f32") {
+    exponent = 0x7F8000007F800000, one = 0x0080000000800000, sign = 0x8000000080000000;
+  } else if (layout == "f16") {
+    exponent = 0x7C007C007C007C00, one = 0x0400040004000400, sign = 0x8000800080008000;
+  } else if (layout == "bf16") {
+    exponent = 0x7F807F807F807F80, one = 0x0080008000800080, sign = 0x8000800080008000;
+  } else {
+    throw std::invalid_argument("layout " + layout + " is not one of floats");
+  }
+  constexpr int64_t kPiece = 1 << 18;
+  const int64_t n = static_cast<int64_t>(data.size()), n_pieces = (n + kPiece - 1) / kPiece;
+  std::atomic<uint64_t> carries{0};
+  ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(n_pieces, 1, n_threads)) : n_threads);
+  pool.run({n_pieces, 1, 1, true}, [&](int, int64_t begin, int64_t end) {
+    uint64_t found = 0, x = 0;
+    const int64_t stop = std::min(n, end * kPiece), whole = stop / 8 * 8;
+    for (int64_t i = begin * kPiece; i < whole; i += 8) {
+      std::memcpy(&x, data.data() + i, 8);
+      found |= (x & exponent) + one;
+    }
+    x = 0;
+    std::memcpy(&x, data.data() + whole, static_cast<size_t>(stop - whole));
+    carries.fetch_or(found | ((x & exponent) + one), std::memory_order_relaxed);
+  });
+  return (carries.load(std::memory_order_relaxed) & sign) == 0;
+}
 
 Pages pack_plane(std::span<const uint8_t> data, const std::string& layout, int64_t rows, int64_t cols, int n_threads) {
   if (layout != "f32" && layout != "f16" && layout != "bf16") throw std::invalid_argument("layout " + layout + " has no plane");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Also for fixtures that live longer than a test, and for programs that tests start: nobody's cache is touched.
+    folder = tempfile.TemporaryDirectory(prefix="tritium-tests-")
+    os.environ["XDG_CACHE_HOME"] = folder.name
+    config.add_cleanup(folder.cleanup)
     native = config.getoption("--native")
     if native is not None:
         native_builds.use(native)

@@ -53,6 +53,11 @@ def pack_plane(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='
     Errors: ValueError for another layout or a size that does not follow from the shape.
     """
 
+def all_finite(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], layout: str, n_threads: int = 1) -> bool:
+    """
+    True if every number, of layout "f32", "f16" or "bf16", is finite. Errors: ValueError for another layout.
+    """
+
 def read_bandwidth(n_threads: int, nbytes: int) -> float:
     """
     Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.

@@ -40,6 +40,12 @@ VARIABLES = (
         "fails with exit 5 and writes no receipt.",
     ),
     Variable("TRITIUM_CACHE", "path", "$XDG_CACHE_HOME/tritium", "Folder for files that can be made again."),
+    Variable(
+        "TRITIUM_WEIGHT_CACHE",
+        "flag",
+        "on",
+        "0: packed weights of large models are not kept in the cache folder for the next load.",
+    ),
     Variable("XDG_CACHE_HOME", "path", "~/.cache", "Parent of the cache folder where TRITIUM_CACHE is not set."),
     Variable("NO_COLOR", "flag", "off", "Any value but the empty one turns color off."),
 )
@@ -91,7 +97,8 @@ def is_strict() -> bool:
 
 def recorded() -> dict[str, str]:
     """The variables with an effect on a run that are set, as text: what a receipt tells of the environment."""
-    names = [v.name for v in VARIABLES if v.name not in ("NO_COLOR", "XDG_CACHE_HOME", "TRITIUM_CACHE", "BITNET_GGUF")]
+    none = ("NO_COLOR", "XDG_CACHE_HOME", "TRITIUM_CACHE", "TRITIUM_WEIGHT_CACHE", "BITNET_GGUF")
+    names = [v.name for v in VARIABLES if v.name not in none]
     return {name: _text(name) for name in names if _text(name)}
 
 
@@ -103,6 +110,12 @@ def _integer(name: str, text: str, least: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {text!r}")
     return int(text)
+
+
+def weight_cache() -> bool:
+    """True where packed weights are kept for the next load."""
+    text = _text("TRITIUM_WEIGHT_CACHE")
+    return not text or _is_on(text)
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,20 +14,28 @@ from tritium.ir import Plan, encode_plan
 from tritium.ops import OPS
 from tritium.types import Batch, StepResult, Trace
 
+if TYPE_CHECKING:
+    from tritium.backends.packed import PackedStore
+
 
 class Executor:
     """Runs steps of a plan.
 
     ``source`` is the open model file; it must stay open. ``kv_blocks`` blocks of ``plan.kv_block`` positions are allocated.
+    ``store`` keeps weights that have to be packed for the next time.
     Errors: UnsupportedError, FormatError while weights are put in place.
     """
 
-    def __init__(self, plan: Plan, source: TensorSource, *, n_threads: int | None = None, kv_blocks: int) -> None:
+    def __init__(
+        self, plan: Plan, source: TensorSource, *, n_threads: int | None = None, kv_blocks: int,
+        store: PackedStore | None = None,
+    ) -> None:  # fmt: skip
         if kv_blocks < 1:
             raise ShapeError("the cache needs a block", expected="kv_blocks of at least 1", got=kv_blocks)
         self.plan = plan
         self.kv_blocks = kv_blocks
-        self._program = backends.find(plan.backend).program(plan, encode_plan(plan, OPS), source, n_threads, kv_blocks)
+        binary = encode_plan(plan, OPS)
+        self._program = backends.find(plan.backend).program(plan, binary, source, n_threads, kv_blocks, store)
 
     @property
     def n_threads(self) -> int:

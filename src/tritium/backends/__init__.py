@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from tritium.errors import UnsupportedError
 from tritium.ir import Plan
 from tritium.types import Batch, StepCount, StepResult, TensorInfo
+
+if TYPE_CHECKING:
+    from tritium.backends.packed import PackedStore
 
 BACKENDS = ("cpu", "reference", "null")
 
@@ -84,8 +87,11 @@ class Backend(Protocol):
         ...
 
     def program(
-        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
-    ) -> Program: ...
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
+        store: PackedStore | None = None,
+    ) -> Program:  # fmt: skip
+        """Put weights in place; those that have to be packed are kept in ``store``, where there is one."""
+        ...
 
 
 def refuse_screen(head_screen: str, where: str) -> None:

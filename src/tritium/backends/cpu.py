@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritium import _native, env, numerics
 from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
+from tritium.backends.packed import PackedStore
 from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
 from tritium.kernel_table import kernel_table
@@ -25,7 +27,7 @@ PLANE_LAYOUT = "plane8"
 SCREEN_VOCAB = 1 << 14
 """From this many rows on the head weighs enough for its plane to pay."""
 SCREEN_DEPTH = 1 << 16
-_SCREENED = ("f32", "f16", "bf16")
+_FLOATS = ("f32", "f16", "bf16")
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 _EMPTY_I32 = np.zeros((0, 0), np.int32)
 
@@ -138,16 +140,17 @@ class CpuBackend:
         if head_screen == "off" or (head_screen == "auto" and (vocab < SCREEN_VOCAB or best == "scalar")):
             return None
         covered = {row.op for row in self._rows if row.layout in (PLANE_LAYOUT, file_layout)}
-        if file_layout in _SCREENED and k <= SCREEN_DEPTH and {"screen", "shortlist"} <= covered:
+        if file_layout in _FLOATS and k <= SCREEN_DEPTH and {"screen", "shortlist"} <= covered:
             return PLANE_LAYOUT
         refuse_screen(head_screen, f"{file_layout}, {k} columns")
         return None
 
     def program(
-        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
-    ) -> Program:
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
+        store: PackedStore | None = None,
+    ) -> Program:  # fmt: skip
         """Put weights in their native layouts and start the threads."""
-        return CpuProgram(plan, binary, source, n_threads or default_threads(), kv_blocks)
+        return CpuProgram(plan, binary, source, n_threads or default_threads(), kv_blocks, store)
 
 
 def backend() -> CpuBackend:
@@ -167,10 +170,13 @@ def default_threads() -> int:
 class CpuProgram:
     """The native executor with its weights. One step is one call; the interpreter's lock is released during it."""
 
-    def __init__(self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int, kv_blocks: int) -> None:
+    def __init__(
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int, kv_blocks: int,
+        store: PackedStore | None = None,
+    ) -> None:  # fmt: skip
         self.n_threads = n_threads
         self._plan = plan
-        self._native = _native.Program(binary, residents(plan, source, n_threads), kv_blocks, n_threads)
+        self._native = _native.Program(binary, residents(plan, source, n_threads, store), kv_blocks, n_threads)
         self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
         self._logits = np.empty((0, plan.vocab_size), np.float32)
         self._ids = _EMPTY_I32
@@ -227,12 +233,27 @@ class CpuProgram:
         del self._native
 
 
-def residents(plan: Plan, source: TensorSource, n_threads: int) -> list[NDArray[np.uint8]]:
-    """The bytes of the plan's residents, each in its native layout. Errors: FormatError for a weight that cannot be one."""
+def residents(
+    plan: Plan, source: TensorSource, n_threads: int, store: PackedStore | None = None
+) -> list[NDArray[np.uint8]]:
+    """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one.
+
+    Errors: FormatError for a weight that cannot be one.
+    """
+    packed = [r for r in plan.residents if r.layout in PACKED]
+    if store is not None and not store.pays(sum(r.nbytes for r in packed)):
+        store = None
+    found: dict[Resident, NDArray[np.uint8]] = {}
+    for layout, (version, pack) in PACKED.items() if store is not None else ():
+        wanted = [r for r in packed if r.layout == layout]
+        mapped = (
+            store.residents(layout, version, wanted, partial(pack, source, n_threads)) if store and wanted else None
+        )
+        found |= zip(wanted, mapped or (), strict=mapped is not None)
     rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
     computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
     # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
-    return [_resident(r, source, computed, n_threads) for r in plan.residents]
+    return [found[r] if r in found else _resident(r, source, computed, n_threads) for r in plan.residents]
 
 
 def _resident(
@@ -243,20 +264,24 @@ def _resident(
     if name in computed:
         return computed[name].reshape(-1).view(np.uint8)
     info = source.tensors[name]
-    if resident.layout == "i2s":
-        return _panels(resident, source, n_threads)
-    if resident.layout == PLANE_LAYOUT:
-        return _native.pack_plane(source.data(name), info.layout, resident.rows, resident.cols, n_threads)
+    if resident.layout in PACKED:
+        return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
-        if resident.rows == 1:
+        if info.layout not in _FLOATS or not _native.all_finite(data, info.layout, n_threads):
             LAYOUTS[info.layout].check(data, info.shape, where=name, offset=info.offset)
         return data
     values = LAYOUTS[info.layout].unpack(source.data(name), info.shape, where=name, offset=info.offset)
     return values.reshape(-1).view(np.uint8)
 
 
-def _panels(resident: Resident, source: TensorSource, n_threads: int) -> NDArray[np.uint8]:
+def _plane(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
+    """The plane of a head."""
+    name = resident.tensors[0]
+    return _native.pack_plane(source.data(name), source.tensors[name].layout, resident.rows, resident.cols, n_threads)
+
+
+def _panels(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
     """Ternary tensors stacked into panels. FormatError names the tensor and byte of a code 3 or a scale that is not finite."""
     parts = []
     for name in resident.tensors:
@@ -275,3 +300,10 @@ def _panels(resident: Resident, source: TensorSource, n_threads: int) -> NDArray
         raise FormatError(
             "invalid ternary code", where=f"{info.name}, byte {info.offset + byte}", expected="0, 1 or 2", got=3
         ) from None
+
+
+PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
+    "i2s": (1, _panels),
+    PLANE_LAYOUT: (1, _plane),
+}
+"""Layouts made from a file's bytes alone: the version to raise when the packed bytes change, and what makes them."""

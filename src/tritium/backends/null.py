@@ -37,8 +37,9 @@ class NullBackend:
         return None
 
     def program(
-        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
-    ) -> Program:
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
+        store: object = None,
+    ) -> Program:  # fmt: skip
         """A program that answers zeros."""
         return NullProgram(plan)
 

@@ -45,8 +45,9 @@ class ReferenceBackend:
         return None
 
     def program(
-        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int
-    ) -> Program:
+        self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
+        store: object = None,
+    ) -> Program:  # fmt: skip
         """Put the plan in memory."""
         return ReferenceProgram(plan, source, kv_blocks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +44,16 @@ class Native:
     status: dict[str, str]
     in_use: tuple[str, ...]
     forced: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Packed weights kept for the next load."""
+
+    folder: str
+    n_files: int
+    n_bytes: int
+    limit_bytes: int
 
 
 def writable(folder: Path) -> bool:
@@ -100,6 +111,13 @@ def _bandwidths(n_threads: int) -> dict[str, float]:
     return {str(n): cpu.read_bandwidth(n, PROBE_BYTES) for n in sorted({1, n_threads})}
 
 
+def _kept(cache: Path) -> Kept:
+    from tritium.backends import packed
+
+    folder = cache / packed.FOLDER
+    return Kept(str(folder), *packed.stored(folder), packed.LIMIT_BYTES)
+
+
 def _size(n_bytes: int | None) -> str:
     if n_bytes is None:
         return "unknown"
@@ -109,7 +127,9 @@ def _size(n_bytes: int | None) -> str:
     return f"{n_bytes} B"
 
 
-def _lines(machine: Machine, native: Native, bandwidths: dict[str, float], cache: Path) -> list[tuple[str, str]]:
+def _lines(
+    machine: Machine, native: Native, bandwidths: dict[str, float], cache: Path, kept: Kept
+) -> list[tuple[str, str]]:
     why = "forced by TRITIUM_ISA" if native.forced else "the best that passed its self-test"
     caches = [f"L{c.level} {c.kind.lower()} {_size(c.size_bytes)} for {c.n_cpus}" for c in machine.caches]
     cores = "unknown" if machine.n_cores is None else str(machine.n_cores)
@@ -129,6 +149,8 @@ def _lines(machine: Machine, native: Native, bandwidths: dict[str, float], cache
         ("memory", f"{_size(machine.memory_bytes)}, {_size(machine.memory_available_bytes)} available"),
         ("read bandwidth", ", ".join(f"{speed:.1f} GB/s with {n} threads" for n, speed in bandwidths.items())),
         ("cache folder", f"{cache}" + ("" if writable(cache) else ", not writable")),
+        ("packed weights", f"{kept.n_files} files, {_size(kept.n_bytes)} of at most {_size(kept.limit_bytes)}"),
+        ("", f"rm -r {shlex.quote(kept.folder)} to clear, TRITIUM_WEIGHT_CACHE=0 to keep none"),
         ("huge pages", machine.huge_pages or "unknown"),
         ("governor", machine.governor or "unknown"),
     ]
@@ -145,7 +167,7 @@ def command(as_json: bool) -> None:
     from tritium.bench.machine import read_machine
 
     machine, native, cache = read_machine(), _native(), env.cache_folder()
-    bandwidths = _bandwidths(native.n_threads)
+    bandwidths, kept = _bandwidths(native.n_threads), _kept(cache)
     found = list(problems(machine, native, cache))
     if as_json:
         document: dict[str, Any] = {
@@ -154,11 +176,12 @@ def command(as_json: bool) -> None:
             "native": asdict(native),
             "read_bandwidth_gb_per_s": bandwidths,
             "cache_folder": {"path": str(cache), "writable": writable(cache)},
+            "packed_weights": asdict(kept),
             "problems": [asdict(problem) for problem in found],
         }
         print_json(document)
         return
-    for name, text in _lines(machine, native, bandwidths, cache):
+    for name, text in _lines(machine, native, bandwidths, cache, kept):
         click.echo(f"{name:16}{text}")
     click.echo()
     for problem in found:

@@ -6,11 +6,12 @@ import errno
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
 
-from tritium import backends
+from tritium import backends, env
 from tritium.engine.chat import encode_chat
 from tritium.engine.generate import Engine, Generation, GenerationResult, Observer, Stream
 from tritium.engine.kv import block_bytes, blocks_for
@@ -48,7 +49,7 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None, backend: str | None = None,
     max_context: int | None = None, kv_budget: int | None = None, chunk: int | None = None,
-    prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto",
+    prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto", weight_cache: bool | None = None,
 ) -> Model:  # fmt: skip
     """Open a model and put its weights in place.
 
@@ -58,7 +59,8 @@ def load(
     None is room for one full context, and for up to 32 within 256 MiB; a context above 1 GiB has to be asked for.
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
     Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result:
-    "auto" where it pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row".
+    "auto" where it pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``weight_cache``: keep the
+    packed weights of a large model in the cache folder and map them the next time; None is TRITIUM_WEIGHT_CACHE, else yes.
 
     Errors: OSError; FormatError and UnsupportedError name the file and the place; ShapeError for arguments out of range.
     """
@@ -68,13 +70,16 @@ def load(
     place = resolve_model(path)
     file = open_gguf(place, i2s_layout=i2s_layout)
     try:
-        tokenizer = Tokenizer.from_gguf(file)
         graph = build_graph(file.metadata, file.tensors)
-        _check_vocabulary(graph.config, tokenizer)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget)
         plan = make_plan(graph, backends.find(name), max_context=context, head_screen=head_screen)
-        _check_tensors(file, plan)
-        executor = Executor(plan, file, n_threads=threads, kv_blocks=n_blocks)
+        keep = env.weight_cache() if weight_cache is None else weight_cache
+        # The vocabulary is one thread's work, and the weights leave the interpreter's lock alone for most of the time.
+        with ThreadPoolExecutor(1) as beside:
+            weights = beside.submit(_executor, plan, file, threads, n_blocks, keep=keep)
+            tokenizer = Tokenizer.from_gguf(file)
+            _check_vocabulary(graph.config, tokenizer)
+        executor = weights.result()
         try:
             engine = Engine(executor, tokenizer, max_context=context, chunk=chunk, reuse=prefix_cache)
         except BaseException:
@@ -92,6 +97,20 @@ def load(
     return Model(place, file, tokenizer, graph, engine)
 
 
+def _executor(plan: Plan, file: GGUFFile, threads: int | None, kv_blocks: int, *, keep: bool) -> Executor:
+    """Put the weights in place; packed ones come from the cache folder and stay there if ``keep``."""
+    if plan.backend != "cpu":
+        _check_tensors(file, plan)
+    if not keep or plan.backend != "cpu":
+        return Executor(plan, file, n_threads=threads, kv_blocks=kv_blocks)
+    from tritium.backends.cpu import default_threads
+    from tritium.backends.packed import FOLDER, PackedStore
+
+    n = threads or default_threads()
+    store = PackedStore(env.cache_folder() / FOLDER, lambda: file.root(n), n)
+    return Executor(plan, file, n_threads=n, kv_blocks=kv_blocks, store=store)
+
+
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Refuse a vocabulary of another size than the embedding: some ids would have no text, or no row."""
     if tokenizer.vocab_size != config.vocab_size:
@@ -104,7 +123,7 @@ def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
 
 
 def _check_tensors(file: GGUFFile, plan: Plan) -> None:
-    """Read once what will be used as it stands in the file; what is repacked or unpacked is checked on the way."""
+    """Read once what will be used as it stands in the file; what is unpacked is checked on the way."""
     for resident in plan.residents:
         for name in resident.tensors:
             if name in file.tensors and file.tensor(name).layout == resident.layout:

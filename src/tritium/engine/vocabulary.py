@@ -247,8 +247,11 @@ class _Reader:
                 expected="two tokens and a space between",
                 got=repr(lines[bad][:80]),
             )
+        if not lines:
+            return []
+        pairs = zip(words[0::3], words[1::3], strict=True)
         # A later copy of a merge can never apply before the first; the first keeps its rank.
-        return list(dict.fromkeys(zip(words[0::3], words[1::3], strict=True))) if lines else []
+        return list(pairs) if len(set(lines)) == len(lines) else list(dict.fromkeys(pairs))
 
     def scores(self, n_tokens: int) -> list[float]:
         scores = self._numbers("scores", n_tokens, "fiu").astype(np.float64)

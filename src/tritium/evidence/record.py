@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
-    from tritium.formats.gguf import GGUFFile
 
 FAMILIES = {
     "linear": "body",
@@ -42,7 +41,6 @@ STAGES = {"embedding": "embed", "logits_projection": "logits", "screen": "logits
 
 PROBE_BYTES = 256 << 20
 N_PROBES = 3
-_PIECE = 1 << 24
 
 
 def ids_hash(ids: Sequence[int]) -> str:
@@ -149,7 +147,7 @@ def build_receipt(
     times = _running_sum(result.token_ns)
     everything = (result, *repeats)
     outcomes = {(r.token_ids, r.logits_sha256) for r in everything}
-    tensors = _tensors(model.file)
+    tensors = model.file.fingerprints(model.n_threads)
     found = [registry.find(c.kernel) for c in trace.counts]
     is_known = all(e is not None and e.status == "current" and e.kind != "mock" for e in found)
     is_greedy_full = result.logits_sha256 is not None
@@ -280,25 +278,6 @@ def _stages(trace: Trace, run: Recorder, times: Sequence[int]) -> list[dict[str,
 def _op(count: StepCount) -> str:
     entry = registry.find(count.kernel)
     return entry.op if entry is not None else "unknown"
-
-
-def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
-    """Name, shape, layout and hash of every tensor, in the file's order."""
-    out = []
-    for name, info in file.tensors.items():
-        digest = hashlib.sha256()
-        for piece in file.pieces(name, _PIECE, info.nbytes):
-            digest.update(piece.data)
-        out.append(
-            {
-                "name": name,
-                "shape": list(info.shape),
-                "layout": info.layout,
-                "nbytes": info.nbytes,
-                "sha256": digest.hexdigest(),
-            }
-        )
-    return out  # fmt: skip
 
 
 def _config(model: Model) -> dict[str, Any]:

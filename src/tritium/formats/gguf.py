@@ -12,6 +12,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.formats.gguf_header import HeaderCursor, MetaValue, StringArray, check_version
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS, Bytes, Floats, Trits
+from tritium.receipts import jcs
 from tritium.types import TensorInfo
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
 # Far above any model known, low enough that a hostile header is refused in well under a second.
 MAX_KEYS = MAX_TENSORS = 1 << 16
+_PIECE_BYTES = 1 << 26
 
 _BITNET_ID = LAYOUTS["i2_s"].ggml_type
 _BITNET_FILE_TYPES = (38, 39, 40)
@@ -91,6 +94,7 @@ class GGUFFile:
         n_keys = cursor.count("number of keys", MAX_KEYS, 14)
         metadata: dict[str, MetaValue] = {}
         self._spans: dict[str, tuple[int, int]] = {}
+        self._digests: dict[str, str] | None = None
         for _ in range(n_keys):
             start = cursor.position
             key = cursor.name("a key")
@@ -194,6 +198,28 @@ class GGUFFile:
         info = self.tensor(name)
         layout = LAYOUTS[info.layout]
         return layout.trits(self.data(name), info.shape, where=self._where(name), offset=info.offset)
+
+    def fingerprints(self, n_threads: int = 1) -> list[dict[str, Any]]:
+        """Name, shape, layout, nbytes and sha256 of every tensor, in the file's order; read once, then remembered."""
+        if self._digests is None:
+            largest_first = sorted(self.tensors, key=lambda name: -self.tensors[name].nbytes)
+            with ThreadPoolExecutor(n_threads) as pool:
+                self._digests = dict(zip(largest_first, pool.map(self._digest, largest_first), strict=True))
+        return [
+            {"name": name, "shape": list(info.shape), "layout": info.layout, "nbytes": info.nbytes,
+             "sha256": self._digests[name]}
+            for name, info in self.tensors.items()
+        ]  # fmt: skip
+
+    def root(self, n_threads: int = 1) -> str:
+        """SHA-256 over the canonical JSON of ``fingerprints``: what the model's weights are, whatever file they are in."""
+        return jcs.digest(self.fingerprints(n_threads))
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for piece in self.pieces(name, _PIECE_BYTES, self.tensors[name].nbytes):
+            digest.update(piece.data)
+        return digest.hexdigest()
 
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal."""
