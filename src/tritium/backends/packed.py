@@ -1,7 +1,7 @@
 """Packed weights on disk: what repacking a model's tensors gave, kept for the next load, which maps it.
 
-A file holds a model's residents of one layout: 8 bytes of magic; the SHA-256 of what it is for (the model's tensor root, the layout
-and its version, tensors, shapes and places); the SHA-256 of each chunk of the data; an HMAC-SHA256 of all that; then, from a
+A file holds a model's residents of one layout: 8 bytes of magic; the SHA-256 of what it is for (the model's tensor root, layout
+and version, tensors, shapes and places); the SHA-256 of each chunk of the data; an HMAC-SHA256 of all that; then, from a
 multiple of 4096 on, the data, each resident at a multiple of 4096.
 
 Nothing in a file is trusted. Its size, its identity, the HMAC and every chunk, read through the very mapping that the kernels
