@@ -316,7 +316,8 @@ NB_MODULE(_native, m) {
         "Pack trits into panels, stacked, each padded to 16 rows.\n\n"
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");
   m.def("pack_plane", &pack_head_plane, "data"_a, "layout"_a, "rows"_a, "cols"_a, "n_threads"_a = 1,
-        "The plane8 layout of a head of layout \"f32\", \"f16\" or \"bf16\": 8-bit rows with scales and bounds on what they leave out.\n\n"
+        "The plane44 layout of a head of layout \"f32\", \"f16\", \"bf16\", \"q8_0\" or \"q6_k\": rows of 8 bits in two halves, with\n"
+        "scales and bounds on what they leave out.\n\n"
         "Errors: ValueError for another layout or a size that does not follow from the shape.");
   m.def(
       "all_finite",

@@ -30,6 +30,11 @@ std::string at_step(size_t step, const StepSpec& spec) { return "step " + std::t
 
 }  // namespace
 
+Executor::Role Executor::role_of(std::string_view op) {
+  if (op == "screen" || op == "threshold" || op == "refine" || op == "rescore") return Role::screened_head;
+  return op == "logits_projection" ? Role::full_head : op == "select" ? Role::select : Role::any;
+}
+
 Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> residents, int64_t kv_blocks, int n_threads)
     : plan_(std::move(plan)), kv_blocks_(kv_blocks), max_top_k_(std::min(kMaxTopK, plan_.vocab_size)) {
   if (kv_blocks < 0 || kv_blocks > (int64_t{1} << 24) || (kv_blocks == 0 && plan_.n_kv_layers > 0)) {
@@ -75,16 +80,12 @@ void Executor::prepare() {
   for (size_t i = 0, chain = 0; i < plan_.steps.size(); ++i) {
     const StepSpec& spec = plan_.steps[i];
     const std::string_view name = spec.rule->name;
-    const Role role = name == "screen"                                   ? Role::screen
-                      : name == "shortlist"                              ? Role::shortlist
-                      : name == "logits_projection" || name == "select" ? Role::full_head
-                                                                         : Role::any;
-    const bool is_select = name == "select" || name == "shortlist";
-    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), is_select, role});
+    const Role role = role_of(name);
+    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), role});
     if (!prepared_.back().follows_freely) chain = i;
-    has_select_ |= is_select;
-    if (name == "logits_projection") last_projection_ = i;
-    has_full_head_ |= name == "select";
+    has_select_ |= role == Role::select;
+    has_screen_ |= role == Role::screened_head;
+    if (role == Role::full_head) last_projection_ = i;
     if (spec.rule->units == Units::row_heads) {
       // Keys and values of a block, and for each query head of the group its scores, its sums and what it carries between splits.
       const int64_t group = spec.ints[1] / spec.ints[2];
@@ -167,15 +168,10 @@ Failure Executor::step(const StepRequest& request) {
   batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
             request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k)};
   failed_.store(false, std::memory_order_relaxed);
-  unresolved_.store(false, std::memory_order_relaxed);
-  answered_ = false;
   for (Worker& w : workers_) w.failure = {};
   walk();
   Failure first;
   for (const Worker& w : workers_) first = earlier(first, w.failure);
-  if (unresolved_.load(std::memory_order_relaxed) && !has_full_head_) {
-    throw std::runtime_error("a shortlist is not resolved, and the plan has no full head");
-  }
   totals_.n_steps += 1;
   totals_.n_tokens += request.tokens.size();
   totals_.wall_ns += now_ns() - start;
@@ -203,7 +199,6 @@ void Executor::walk() {
       }
     });
     charge(last);
-    if (prepared_[last].role == Role::shortlist) answered_ = !unresolved_.load(std::memory_order_relaxed);
   }
   if (!failed_.load(std::memory_order_relaxed)) copy_results();
 }
@@ -213,25 +208,31 @@ size_t Executor::gather(size_t first) {
   together_.clear();
   size_t i = first;
   do {
-    if (!skipped(plan_.steps[i], prepared_[i])) together_.push_back(i);
+    if (!skipped(plan_.steps[i], prepared_[i].role)) together_.push_back(i);
     ++i;
   } while (i < prepared_.size() && prepared_[i].follows_freely);
   return i;
 }
 
-bool Executor::skipped(const StepSpec& step, const Prepared& prepared) const {
+bool Executor::skipped(const StepSpec& step, Role role) const {
   if (step.domain == Domain::outputs && request_->outputs.empty()) return true;
-  switch (prepared.role) {
-    case Role::screen:
-    case Role::shortlist:
-      // A plan without the full head is a part of one, and has nothing else to run.
-      return has_full_head_ && (batch_.top_k == 0 || batch_.top_k > plan_.vocab_size / kScreenShare);
+  switch (role) {
+    case Role::screened_head:
+      return !screens();
     case Role::full_head:
-      return answered_ || (prepared.is_select && batch_.top_k == 0);
+      return screens();
+    case Role::select:
+      return batch_.top_k == 0;
     case Role::any:
       return false;
   }
   __builtin_unreachable();
+}
+
+// A plan without the full head is a part of one, and has nothing else to run.
+bool Executor::screens() const {
+  const bool is_wanted = batch_.top_k > 0 && batch_.top_k <= plan_.vocab_size / kScreenShare && request_->logits == nullptr;
+  return has_screen_ && (is_wanted || !last_projection_);
 }
 
 int64_t Executor::rows(const StepSpec& step) const {
@@ -283,7 +284,7 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   call.batch = batch_;
   call.scratch = reinterpret_cast<float*>(scratch_.data()) + worker * scratch_floats_;
   call.scratch_floats = scratch_floats_;
-  if (prepared.is_select) {
+  if (prepared.role == Role::select) {
     call.out[0] = {candidate_ids(), candidate_stride()};
     call.out[1] = {candidate_values(), candidate_stride()};
   }
@@ -294,7 +295,6 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   tally.macs += work.macs;
   tally.macs_skipped += work.macs_skipped;
   tally.bytes += work.bytes;
-  if (work.unresolved != 0) unresolved_.store(true, std::memory_order_relaxed);
   if (work.error == Error::none) return true;
   me.failure = earlier(me.failure, {work.error, static_cast<int64_t>(step), work.error_row});
   failed_.store(true, std::memory_order_relaxed);
@@ -309,7 +309,7 @@ void Executor::copy_results() {
         std::memcpy(request_->logits + r * plan_.vocab_size, logits.row<float>(r),
                     static_cast<size_t>(plan_.vocab_size) * sizeof(float));
       }
-      if (batch_.top_k > 0) {
+      if (batch_.top_k > 0 && has_select_) {
         const size_t nbytes = static_cast<size_t>(batch_.top_k) * 4;
         std::memcpy(request_->ids + r * batch_.top_k, candidate_ids() + r * candidate_stride(), nbytes);
         std::memcpy(request_->values + r * batch_.top_k, candidate_values() + r * candidate_stride(), nbytes);

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kernel.h"
@@ -77,8 +78,9 @@ class Executor {
   int64_t kv_layer_elements() const { return kv_half_; }
 
  private:
-  // Candidates come from a screened head where the plan has one, and from the full head where that does not resolve every row.
-  enum class Role { any, screen, shortlist, full_head };
+  // Candidates come from a screened head where the plan has one, full logits from the full head.
+  enum class Role { any, screened_head, full_head, select };
+  static Role role_of(std::string_view op);
 
   // A step with everything that does not depend on the batch in place.
   struct Prepared {
@@ -86,7 +88,6 @@ class Executor {
     std::vector<const Kernel*> kernels;  // likewise
     size_t first_counter;
     bool follows_freely;  // can run on some rows before the steps ahead of it have run on the others
-    bool is_select;      // writes candidates
     Role role;
   };
   struct Tally {
@@ -107,7 +108,8 @@ class Executor {
   void check_results(const StepRequest& request) const;
   void walk();
   size_t gather(size_t first);
-  bool skipped(const StepSpec& step, const Prepared& prepared) const;
+  bool skipped(const StepSpec& step, Role role) const;
+  bool screens() const;
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
   Division divide(const StepSpec& step, int64_t t) const;
@@ -126,7 +128,7 @@ class Executor {
   int64_t max_top_k_;
   std::optional<size_t> last_projection_;
   bool has_select_ = false;
-  bool has_full_head_ = false;
+  bool has_screen_ = false;
   std::vector<Prepared> prepared_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::mutex> mutex_;
@@ -139,8 +141,6 @@ class Executor {
   std::vector<Worker> workers_;
   std::vector<size_t> together_;  // steps that run as one loop
   std::atomic<bool> failed_{false};
-  std::atomic<bool> unresolved_{false};
-  bool answered_ = false;  // every row's candidates are there
 
   std::vector<StepCounter> counters_;
   Totals totals_;

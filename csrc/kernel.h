@@ -12,8 +12,8 @@ constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
 constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
-constexpr int64_t kMaxScreenDepth = 1 << 16;  // greatest k of a head plane: 255·127·k fits int32
-constexpr int64_t kScreenShare = 8;           // more than this part of the vocabulary is not worth rescoring
+constexpr int64_t kMaxScreenDepth = 1 << 16;  // greatest k of a head plane: its integer sums fit int32
+constexpr int64_t kScreenShare = 8;           // a request for more than this part of the vocabulary reads the full head
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;
 
@@ -25,7 +25,6 @@ struct Work {
   uint64_t macs = 0;
   uint64_t macs_skipped = 0;
   uint64_t bytes = 0;
-  uint64_t unresolved = 0;  // rows of a shortlist that only the full head can answer
   Error error = Error::none;
   int64_t error_row = -1;
 
@@ -52,14 +51,33 @@ struct Operand {
 // Resident layouts: f32 f16 bf16 q8_0 q6_k are the file's rows, unchanged.
 // i2s: rows/16 panels of ceil(cols/16) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 4r + b hold trit + 1 of row r,
 // k = 16·block + 4j + b (padding: code 1). At the next multiple of 64 bytes follow rows/16 f32 scales, one a panel.
-// plane8: ceil(rows/16) panels, each ceil(cols/4) blocks of 64 bytes (byte 4r + b of a block holds 128 + q of row r, k = 4·block + b;
-// padding: 128), then three times 16 f32: scale s, residual, norm, with s·q the plane's row, residual ≥ ‖row − s·q‖ and
-// norm ≥ max(‖row‖, ‖s·q‖). Behind the panels 64 bytes, which begin with the greatest norm as f32, infinite if a row is not finite.
+// plane44: a head as codes c of 8 bits, split in two: scale·(2·(c >> 4) − 15) is near the row, adding scale/16·(2·(c & 15) − 15) is
+// nearer. First the high halves in ceil(rows/16) panels, each ceil(cols/8) blocks of 64 bytes (byte 4r + b of a block holds those of row
+// r, k = 8·block + b in its low bits, k + 4 in its high bits), then three times 16 f32: scale, residual, norm, with residual ≥ ‖what the
+// high halves leave of the row‖ and norm ≥ the greatest of ‖row‖ and its two approximations. Behind these panels 64 bytes, which begin
+// with the greatest norm as f32, infinite if a row is not finite. Then the low halves in as many panels of 16 rows of ceil(cols/128)
+// blocks of 64 bytes (byte b of a block: k = 128·block + b in its low bits, k + 64 in its high bits), then for each row four f32:
+// scale/16, the residual that both halves leave, norm, 0. What stands for columns past the last has no meaning.
 struct Resident {
   const uint8_t* data;
   int64_t rows;
   int64_t cols;
   int64_t nbytes;
+};
+
+// Where the parts of a plane44 resident begin, and how long they are, in bytes.
+struct PlaneLayout {
+  int64_t n_panels, high_blocks, high_panel, greatest_norm, low_begin, low_blocks, low_row, low_panel, nbytes;
+  [[gnu::always_inline]] PlaneLayout(int64_t rows, int64_t cols)
+      : n_panels((rows + kPanelRows - 1) / kPanelRows),
+        high_blocks((cols + 7) / 8),
+        high_panel(64 * high_blocks + 12 * kPanelRows),
+        greatest_norm(n_panels * high_panel),
+        low_begin(greatest_norm + 64),
+        low_blocks((cols + 127) / 128),
+        low_row(64 * low_blocks),
+        low_panel(kPanelRows * (low_row + 16)),
+        nbytes(low_begin + n_panels * low_panel) {}
 };
 
 struct BatchView {
@@ -95,7 +113,7 @@ struct Call {
 
 // A range [begin, end) of the op's units:
 //   linear                 panels of 16 rows
-//   logits_projection, screen   groups of 16 vocabulary rows
+//   logits_projection, screen, refine, rescore   groups of 16 vocabulary rows
 //   attention              row · n_kv_heads + kv_head
 //   all others             rows
 using KernelFn = void (*)(const Call& call, int64_t begin, int64_t end, Work& work);

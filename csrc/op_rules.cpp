@@ -153,11 +153,33 @@ void check_screen(const PlanSpec& plan, const StepSpec& step) {
   for (const OperandSpec& bound : step.outputs) demand_width(plan, step, bound, step.ints[1]);
 }
 
-void check_shortlist(const PlanSpec& plan, const StepSpec& step) {
+void check_threshold(const PlanSpec& plan, const StepSpec& step) {
   check_table(plan, step);
   demand(step.domain == Domain::outputs, step, "the domain outputs");
   demand_width(plan, step, step.inputs[0], step.ints[0]);
-  for (size_t i : {1, 2}) demand_width(plan, step, step.inputs[i], step.ints[1]);
+  demand_width(plan, step, step.inputs[1], step.ints[1]);
+  demand_width(plan, step, step.outputs[0], 1);
+}
+
+void check_refine(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.ints[0] <= kMaxScreenDepth, step, "k up to 2^16, for which sums fit 32 bits");
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  const OperandSpec &in = step.inputs[0], &out = step.outputs[0];
+  demand(in.buffer == out.buffer && in.column == out.column, step, "its output in the place of its first input");
+  demand_width(plan, step, step.inputs[0], step.ints[1]);
+  demand_width(plan, step, step.inputs[1], step.ints[0]);
+  demand_width(plan, step, step.inputs[2], step.ints[1]);
+  demand_width(plan, step, step.inputs[3], 1);
+}
+
+void check_rescore(const PlanSpec& plan, const StepSpec& step) {
+  check_table(plan, step);
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  demand_width(plan, step, step.inputs[0], step.ints[0]);
+  demand_width(plan, step, step.inputs[1], step.ints[1]);
+  demand_width(plan, step, step.inputs[2], 1);
+  demand_width(plan, step, step.outputs[0], step.ints[1]);
 }
 
 constexpr OpRule kRules[] = {
@@ -173,11 +195,13 @@ constexpr OpRule kRules[] = {
     {"logits_projection", "f", "f", 2, 0, 1, Units::vocab_groups, false, check_logits_projection},
     {"select", "f", "if", 1, 0, 0, Units::rows, false, check_select},
     {"screen", "f", "ff", 2, 0, 1, Units::vocab_groups, false, check_screen},
-    {"shortlist", "fff", "if", 2, 0, 1, Units::rows, false, check_shortlist},
+    {"threshold", "ff", "f", 2, 0, 1, Units::rows, false, check_threshold},
+    {"refine", "ffff", "f", 2, 0, 1, Units::vocab_groups, false, check_refine},
+    {"rescore", "fff", "f", 2, 0, 1, Units::vocab_groups, false, check_rescore},
     {"rmsnorm_quantize", "f", "qf", 2, 1, 1, Units::rows, false, check_rmsnorm_quantize},
 };
 
-static_assert(sizeof(kRules) / sizeof(kRules[0]) > 0 && kMaxOperands >= 3 && kMaxResidents >= 2);
+static_assert(sizeof(kRules) / sizeof(kRules[0]) > 0 && kMaxOperands >= 4 && kMaxResidents >= 2);
 
 Dtype dtype_of(char letter) { return letter == 'q' ? Dtype::i8 : letter == 'i' ? Dtype::i32 : Dtype::f32; }
 

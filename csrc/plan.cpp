@@ -197,10 +197,7 @@ uint64_t resident_bytes(const std::string& layout, int64_t rows, int64_t cols) {
     const uint64_t scales = (panels * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
     return r % kPanelRows == 0 ? panels * depth * 64 + scales : 0;
   }
-  if (layout == "plane8") {
-    const uint64_t panels = (r + kPanelRows - 1) / kPanelRows;
-    return panels * ((c + 3) / 4 * 64 + 3 * kPanelRows * sizeof(float)) + kAlignment;
-  }
+  if (layout == "plane44") return static_cast<uint64_t>(PlaneLayout(rows, cols).nbytes);
   if (layout == "f32") return r * c * 4;
   if (layout == "f16" || layout == "bf16") return r * c * 2;
   if (layout == "q8_0") return c % 32 == 0 ? r * (c / 32) * 34 : 0;

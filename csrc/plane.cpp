@@ -16,9 +16,10 @@ namespace tritium {
 
 namespace {
 
-constexpr int64_t kBlockBytes = 64;  // 16 rows × 4 columns
-constexpr int64_t kTailFloats = 3 * kPanelRows;
 constexpr float kMagic = 12582912.0f;  // 1.5·2²³: adding it leaves no bit behind the point
+constexpr float kStep = 0.9f;          // each trial cuts off a tenth of the range of the codes
+constexpr float kGain = 0.9f;          // and must leave so much less: of what the high halves cut off, low halves bring nothing back
+constexpr int kTrials = 24;
 
 float from_bits(uint32_t bits) {
   float x;
@@ -38,25 +39,93 @@ float from_f16(uint16_t half) {
   return from_bits(bits | ((h & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u) | (h & 0x8000u) << 16);
 }
 
-void decode(const uint8_t* row, const std::string& layout, int64_t cols, float* out) {
-  if (layout == "f32") {
-    std::memcpy(out, row, static_cast<size_t>(4 * cols));
-    return;
-  }
-  const auto* halves = reinterpret_cast<const uint16_t*>(row);
-  if (layout == "f16") {
-    for (int64_t i = 0; i < cols; ++i) out[i] = from_f16(halves[i]);
-  } else {
-    for (int64_t i = 0; i < cols; ++i) out[i] = from_bits(static_cast<uint32_t>(halves[i]) << 16);
+uint16_t half_at(const uint8_t* p) {
+  uint16_t half;
+  std::memcpy(&half, p, sizeof half);
+  return half;
+}
+
+void decode_q8_0(const uint8_t* block, int64_t cols, float* out) {
+  for (int64_t i = 0; i < cols; i += 32, block += 34) {
+    const float scale = from_f16(half_at(block));
+    for (int j = 0; j < 32; ++j) out[i + j] = scale * static_cast<float>(static_cast<int8_t>(block[2 + j]));
   }
 }
 
-// What the bounds need of a row, and its codes: bytes q + 128 at out + 64·(k / 4) + k % 4.
+// Halves of 128 weights: 64 bytes of nibbles and 32 of pairs, of which a byte serves the weights l, l + 32, l + 64 and l + 96.
+void decode_q6_k(const uint8_t* block, int64_t cols, float* out) {
+  for (int64_t i = 0; i < cols; i += 256, block += 210) {
+    const float scale = from_f16(half_at(block + 208));
+    for (int j = 0; j < 256; ++j) {
+      const int half = j / 128, quarter = j % 128 / 32, l = j % 32;
+      const int nibble = block[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 * 4) & 15;
+      const int pair = block[128 + 32 * half + l] >> (2 * quarter) & 3;
+      const float sub_scale = scale * static_cast<float>(static_cast<int8_t>(block[192 + j / 16]));
+      out[i + j] = sub_scale * static_cast<float>((nibble | pair << 4) - 32);
+    }
+  }
+}
+
+void decode(const uint8_t* row, const std::string& layout, int64_t cols, float* out) {
+  if (layout == "f32") {
+    std::memcpy(out, row, static_cast<size_t>(4 * cols));
+  } else if (layout == "f16") {
+    for (int64_t i = 0; i < cols; ++i) out[i] = from_f16(half_at(row + 2 * i));
+  } else if (layout == "bf16") {
+    for (int64_t i = 0; i < cols; ++i) out[i] = from_bits(static_cast<uint32_t>(half_at(row + 2 * i)) << 16);
+  } else if (layout == "q8_0") {
+    decode_q8_0(row, cols, out);
+  } else {
+    decode_q6_k(row, cols, out);
+  }
+}
+
+using quad = float __attribute__((vector_size(16)));
+
+quad at_most(quad x, float limit) {
+  const quad l = quad{} + limit;
+  return x < l ? x : l;
+}
+quad at_least(quad x, float limit) {
+  const quad l = quad{} + limit;
+  return x > l ? x : l;
+}
+// floor(x) within ±2²², or one below a whole x: rounds x − 1/2.
+quad round_down(quad x) { return ((x - 0.5f) + kMagic) - kMagic; }
+
+// About Σ (w − p)² for high halves with this step between them. Rows are padded with zeros to whole quads.
+float coarse_error(const float* w, int64_t cols, float step) {
+  const float inverse = 1.0f / step;
+  quad sum{};
+  for (int64_t i = 0; i < cols; i += 4) {
+    quad x;
+    std::memcpy(&x, w + i, sizeof x);
+    const quad code = at_least(at_most(round_down(x * inverse), 7.0f), -8.0f);
+    const quad rest = x - (code + 0.5f) * step;
+    sum += rest * rest;
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// A step that leaves little: from that which reaches the greatest weight down, as long as cutting off large ones costs less than the
+// finer codes of the others bring. Any step is right: what it leaves is measured.
+float choose_step(const float* w, int64_t cols, float greatest) {
+  float step = greatest / 7.5f, error = coarse_error(w, cols, step);
+  for (int i = 0; i < kTrials; ++i) {
+    const float next = kStep * step, next_error = coarse_error(w, cols, next);
+    if (!(next_error < kGain * error)) break;
+    step = next;
+    error = next_error;
+  }
+  return step;
+}
+
 struct RowBounds {
-  float scale, residual, norm;
+  float scale, coarse_residual, residual, norm;
 };
 
-RowBounds pack_row(const float* w, int64_t cols, uint8_t* out) {
+// Codes of a row, one a byte, and what the bounds need of it.
+RowBounds code_row(const float* w, int64_t cols, uint8_t* codes) {
   float greatest = 0;
   bool finite = true;
   for (int64_t i = 0; i < cols; ++i) {
@@ -64,21 +133,47 @@ RowBounds pack_row(const float* w, int64_t cols, uint8_t* out) {
     greatest = std::max(greatest, std::fabs(w[i]));
   }
   const float infinity = std::numeric_limits<float>::infinity();
-  if (!finite) return {0.0f, infinity, infinity};
-  const float scale = greatest / 127.0f, inverse = 127.0f / greatest;
-  // Below 2⁻¹⁰⁰ the codes stay 0 and the residual is the whole row. Any codes are right: the residual is measured.
-  const bool coded = greatest >= 0x1p-100f;
-  double squares[4] = {}, residuals[4] = {}, planes[4] = {};
+  std::memset(codes, 0, static_cast<size_t>(cols));
+  if (!finite) return {0.0f, infinity, infinity, infinity};
+  // Below 2⁻¹⁰⁰ the scale is 0 and the residual the whole row.
+  const float step = greatest >= 0x1p-100f ? choose_step(w, cols, greatest) : 0.0f;
+  const float scale = 0.5f * step, fine = scale / 16.0f, inverse = step > 0 ? 16.0f / step : 0.0f;
+  double squares[4] = {}, coarse[4] = {}, fines[4] = {}, coarse_rests[4] = {}, rests[4] = {};
   for (int64_t i = 0; i < cols; ++i) {
-    const float code = coded ? std::clamp((w[i] * inverse + kMagic) - kMagic, -127.0f, 127.0f) : 0.0f;
-    const double exact = w[i], plane = static_cast<double>(scale) * code, rest = exact - plane;
+    const float down = ((w[i] * inverse - 0.5f) + kMagic) - kMagic;
+    const int32_t code = static_cast<int32_t>(std::clamp(down, -128.0f, 127.0f)) + 128;
+    const double exact = w[i], high = static_cast<double>(scale) * (2 * (code >> 4) - 15);
+    const double both = static_cast<double>(fine) * (2 * code - 255);
     squares[i % 4] += exact * exact;
-    planes[i % 4] += plane * plane;
-    residuals[i % 4] += rest * rest;
-    out[kBlockBytes * (i / 4) + i % 4] = static_cast<uint8_t>(static_cast<int32_t>(code) + 128);
+    coarse[i % 4] += high * high;
+    fines[i % 4] += both * both;
+    coarse_rests[i % 4] += (exact - high) * (exact - high);
+    rests[i % 4] += (exact - both) * (exact - both);
+    codes[i] = static_cast<uint8_t>(code);
   }
   const auto norm = [](const double* parts) { return std::sqrt((parts[0] + parts[1]) + (parts[2] + parts[3])); };
-  return {scale, above(norm(residuals)), above(std::max(norm(squares), norm(planes)))};
+  return {scale, above(norm(coarse_rests)), above(norm(rests)), above(std::max({norm(squares), norm(coarse), norm(fines)}))};
+}
+
+// One row's codes and bounds to their places in a panel of high halves and one of low halves.
+void place_row(const uint8_t* codes, const RowBounds& bounds, int64_t cols, int64_t r, const PlaneLayout& layout, uint8_t* high,
+               uint8_t* low) {
+  for (int64_t i = 0; i < cols; ++i) {
+    high[64 * (i / 8) + 4 * r + i % 4] |= static_cast<uint8_t>((codes[i] >> 4) << i % 8 / 4 * 4);
+    low[layout.low_row * r + 64 * (i / 128) + i % 64] |= static_cast<uint8_t>((codes[i] & 15) << i % 128 / 64 * 4);
+  }
+  const float coarse[3] = {bounds.scale, bounds.coarse_residual, bounds.norm};
+  for (int64_t i = 0; i < 3; ++i) std::memcpy(high + 64 * layout.high_blocks + 4 * (kPanelRows * i + r), &coarse[i], 4);
+  const float fine[4] = {bounds.scale / 16.0f, bounds.residual, bounds.norm, 0.0f};
+  std::memcpy(low + kPanelRows * layout.low_row + 16 * r, fine, sizeof fine);
+}
+
+// Bytes of a row, 0 where a row cannot be of the layout.
+int64_t bytes_of_row(const std::string& layout, int64_t cols) {
+  if (layout != "f32" && layout != "f16" && layout != "bf16" && layout != "q8_0" && layout != "q6_k") {
+    throw std::invalid_argument("layout " + layout + " has no plane");
+  }
+  return static_cast<int64_t>(resident_bytes(layout, 1, cols));
 }
 
 }  // namespace
@@ -114,41 +209,38 @@ bool all_finite(std::span<const uint8_t> data, const std::string& layout, int n_
 }
 
 Pages pack_plane(std::span<const uint8_t> data, const std::string& layout, int64_t rows, int64_t cols, int n_threads) {
-  if (layout != "f32" && layout != "f16" && layout != "bf16") throw std::invalid_argument("layout " + layout + " has no plane");
   if (rows < 1 || cols < 1 || rows > (int64_t{1} << 28) || cols > kMaxScreenDepth) {
     throw std::invalid_argument("rows or columns out of range");
   }
-  const int64_t row_bytes = cols * (layout == "f32" ? 4 : 2);
-  if (static_cast<int64_t>(data.size()) != rows * row_bytes) {
+  const int64_t row_bytes = bytes_of_row(layout, cols);
+  if (row_bytes == 0 || static_cast<int64_t>(data.size()) != rows * row_bytes) {
     throw std::invalid_argument("expected " + std::to_string(rows * row_bytes) + " bytes, got " + std::to_string(data.size()));
   }
-  if (reinterpret_cast<uintptr_t>(data.data()) % 2 != 0) throw std::invalid_argument("not aligned to its elements");
-  const int64_t n_panels = (rows + kPanelRows - 1) / kPanelRows, n_blocks = (cols + 3) / 4;
-  const int64_t panel_bytes = n_blocks * kBlockBytes + kTailFloats * 4;
-  Pages plane(resident_bytes("plane8", rows, cols), PageSize::huge);
+  const PlaneLayout place(rows, cols);
+  Pages plane(static_cast<uint64_t>(place.nbytes), PageSize::huge);
   ThreadPool pool(n_threads);
-  std::vector<std::vector<float>> decoded(static_cast<size_t>(pool.size()), std::vector<float>(static_cast<size_t>(cols)));
-  std::vector<float> greatest(static_cast<size_t>(pool.size()), 0.0f);
-  pool.run({n_panels, 16}, [&](int worker, int64_t begin, int64_t end) {
-    float* row = decoded[static_cast<size_t>(worker)].data();
+  struct Worker {
+    std::vector<float> row;
+    std::vector<uint8_t> codes;
+    float greatest = 0;
+  };
+  std::vector<Worker> workers(static_cast<size_t>(pool.size()));
+  for (Worker& w : workers) w = {std::vector<float>(static_cast<size_t>(cols + 3)), std::vector<uint8_t>(static_cast<size_t>(cols)), 0};
+  pool.run({place.n_panels, 16}, [&](int worker, int64_t begin, int64_t end) {
+    Worker& me = workers[static_cast<size_t>(worker)];
     for (int64_t p = begin; p < end; ++p) {
-      uint8_t* panel = plane.data() + p * panel_bytes;
-      std::memset(panel, 128, static_cast<size_t>(n_blocks * kBlockBytes));
-      float tail[kTailFloats] = {};
       for (int64_t r = 0; r < std::min(int64_t{kPanelRows}, rows - p * kPanelRows); ++r) {
-        decode(data.data() + (p * kPanelRows + r) * row_bytes, layout, cols, row);
-        const RowBounds bounds = pack_row(row, cols, panel + 4 * r);
-        tail[r] = bounds.scale;
-        tail[kPanelRows + r] = bounds.residual;
-        tail[2 * kPanelRows + r] = bounds.norm;
-        float& most = greatest[static_cast<size_t>(worker)];
-        most = std::max(most, bounds.norm);
+        decode(data.data() + (p * kPanelRows + r) * row_bytes, layout, cols, me.row.data());
+        const RowBounds bounds = code_row(me.row.data(), cols, me.codes.data());
+        place_row(me.codes.data(), bounds, cols, r, place, plane.data() + p * place.high_panel,
+                  plane.data() + place.low_begin + p * place.low_panel);
+        me.greatest = std::max(me.greatest, bounds.norm);
       }
-      std::memcpy(panel + n_blocks * kBlockBytes, tail, sizeof tail);
     }
   });
-  const float most = *std::max_element(greatest.begin(), greatest.end());
-  std::memcpy(plane.data() + n_panels * panel_bytes, &most, sizeof most);
+  float greatest = 0;
+  for (const Worker& w : workers) greatest = std::max(greatest, w.greatest);
+  std::memcpy(plane.data() + place.greatest_norm, &greatest, sizeof greatest);
   return plane;
 }
 

@@ -94,8 +94,8 @@ void Executor::check_results(const StepRequest& r) const {
   if (r.top_k < 0 || r.top_k > max_top_k_) {
     throw std::invalid_argument("top_k: expected 0 to " + std::to_string(max_top_k_) + ", got " + std::to_string(r.top_k));
   }
-  if (r.top_k > 0 && !has_select_) throw std::invalid_argument("top_k: the plan has no select");
-  if (r.top_k > 0 && (r.ids == nullptr || r.values == nullptr)) {
+  if (r.top_k > 0 && !has_select_ && !has_screen_) throw std::invalid_argument("top_k: the plan has no select");
+  if (r.top_k > 0 && has_select_ && (r.ids == nullptr || r.values == nullptr)) {
     throw std::invalid_argument("top_k above 0: expected arrays for ids and values");
   }
 }

@@ -52,16 +52,18 @@ Resident fill_weight(uint8_t* out, const std::string_view layout, int64_t rows, 
       std::memcpy(out + panels * panel_bytes + 4 * p, &scale, sizeof scale);
     }
     nbytes = panels * panel_bytes + (4 * panels + 63) / 64 * 64;
-  } else if (layout == "plane8") {
-    const int64_t panels = (rows + kPanelRows - 1) / kPanelRows, codes = (cols + 3) / 4 * 64;
-    for (int64_t p = 0; p < panels; ++p, nbytes += codes + 12 * kPanelRows) {
-      // Codes -127 to 127; the first panel only the least, for the greatest sums.
-      for (int64_t i = 0; i < codes; ++i) out[nbytes + i] = static_cast<uint8_t>(p == 0 ? 1 : 1 + random.next() % 255);
-      fill_floats(reinterpret_cast<float*>(out + nbytes + codes), 3, kPanelRows, kPanelRows, random);
+  } else if (layout == "plane44") {
+    const PlaneLayout plane(rows, cols);
+    nbytes = plane.nbytes;
+    // The first panel holds only the least code, for the greatest sums.
+    for (int64_t i = 0; i < nbytes; ++i) out[i] = static_cast<uint8_t>(i < plane.high_panel ? 0 : random.next());
+    for (int64_t p = 0; p < plane.n_panels; ++p) {
+      fill_floats(reinterpret_cast<float*>(out + (p + 1) * plane.high_panel - 12 * kPanelRows), 3, kPanelRows, kPanelRows, random);
+      fill_floats(reinterpret_cast<float*>(out + plane.low_begin + (p + 1) * plane.low_panel - 16 * kPanelRows), 4, kPanelRows, kPanelRows,
+                  random);
     }
     const float greatest = 1e4f;
-    std::memcpy(out + nbytes, &greatest, sizeof greatest);
-    nbytes += 64;
+    std::memcpy(out + plane.greatest_norm, &greatest, sizeof greatest);
   } else if (layout == "f32") {
     nbytes = rows * cols * 4;
     fill_floats(reinterpret_cast<float*>(out), rows, cols, cols, random);
@@ -180,26 +182,53 @@ void fill_select(Scene& s, const Shape& shape, std::string_view, Random& random)
   for (int i : {0, 1}) s.call.out[i] = place_out(s, i, s.call.batch.top_k, 16);
 }
 
-// Bounds of ten rows that lie above the rest; both kinds of result, the unresolved too.
-void fill_shortlist(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
-  fill_table(s, shape, layout, random);
-  s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
-  for (int i : {1, 2}) s.call.in[i] = floats_in(s, i, shape.n, shape, random);
-  for (int64_t r = 0; r < shape.t; ++r) {
-    for (int64_t c = 0; c < shape.n; ++c) {
-      const float score = c % 9 == r ? 4.0f : static_cast<float>(c % 3);
-      s.call.in[1].row<float>(r)[c] = score - (r % 3 == 2 ? 9.0f : 0.5f);
-      s.call.in[2].row<float>(r)[c] = score + 0.5f;
-    }
-  }
-  s.call.batch.top_k = 2;
-  for (int i : {0, 1}) s.call.out[i] = place_out(s, i, s.call.batch.top_k, 16);
-}
-
 void fill_screen(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
   fill_table(s, shape, layout, random);
   s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
   for (int i : {0, 1}) s.call.out[i] = place_out(s, i, shape.n, 16);
+  s.units = (shape.n + kPanelRows - 1) / kPanelRows;
+}
+
+// Estimates of every size or upper bounds of two; a threshold that leaves every row of one output, none and some of others.
+void fill_bounds(Operand at, const Shape& shape, bool is_upper) {
+  for (int64_t r = 0; r < shape.t; ++r) {
+    for (int64_t c = 0; c < shape.n; ++c) at.row<float>(r)[c] = is_upper ? (c % 9 == r ? 4.0f : 1.0f) : static_cast<float>(c * 7 % 31);
+  }
+}
+
+Operand fill_least(Scene& s, int i, const Shape& shape, Random& random) {
+  const Operand least = floats_in(s, i, 1, shape, random);
+  for (int64_t r = 0; r < shape.t; ++r) *least.row<float>(r) = r % 3 == 1 ? 0.0f : r % 3 == 2 ? 5.0f : 2.0f;
+  return least;
+}
+
+void fill_threshold(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  fill_table(s, shape, layout, random);
+  s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
+  s.call.in[1] = floats_in(s, 1, shape.n, shape, random);
+  fill_bounds(s.call.in[1], shape, false);
+  s.call.batch.top_k = 2;
+  s.call.out[0] = place_out(s, 0, 1, 16);
+}
+
+void fill_refine(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  fill_table(s, shape, layout, random);
+  s.call.out[0] = place_out(s, 0, shape.n, 16);
+  s.call.in[0] = s.call.out[0];
+  fill_bounds(s.call.in[0], shape, true);
+  s.call.in[1] = floats_in(s, 0, shape.k, shape, random);
+  s.call.in[2] = floats_in(s, 1, shape.n, shape, random);
+  s.call.in[3] = fill_least(s, 2, shape, random);
+  s.units = (shape.n + kPanelRows - 1) / kPanelRows;
+}
+
+void fill_rescore(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  fill_table(s, shape, layout, random);
+  s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
+  s.call.in[1] = floats_in(s, 1, shape.n, shape, random);
+  fill_bounds(s.call.in[1], shape, true);
+  s.call.in[2] = fill_least(s, 2, shape, random);
+  s.call.out[0] = place_out(s, 0, shape.n, 16);
   s.units = (shape.n + kPanelRows - 1) / kPanelRows;
 }
 
@@ -213,7 +242,8 @@ constexpr Recipe kRecipes[] = {
     {"linear", fill_linear},       {"rope_kv", fill_rope},         {"attention", fill_attention},
     {"relu2_mul", fill_glu},       {"silu_mul", fill_glu},         {"output_rows", fill_output_rows},
     {"select", fill_select},       {"logits_projection", fill_logits}, {"rmsnorm_quantize", fill_norm},
-    {"screen", fill_screen},       {"shortlist", fill_shortlist},
+    {"screen", fill_screen},       {"threshold", fill_threshold},  {"refine", fill_refine},
+    {"rescore", fill_rescore},
 };
 
 // Each row in a slot of its own, at the borders of cache blocks and attention splits; no two write one place.

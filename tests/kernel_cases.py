@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import screening
 from tritium import numerics
-from tritium.layouts import LAYOUTS
+from tritium.layouts import LAYOUTS, head_plane_bytes
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -295,8 +295,8 @@ def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             )
 
 
-def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
-    """Codes of the greatest size among them, against hidden states that are all of one size."""
+def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[np.uint8]]]:
+    """(label, K, vocab, hidden states, plane): codes of the greatest size, hidden states that are all of one size."""
     kinds: Mapping[str, Callable[[F32], F32]] = {
         "normal": lambda h: h,
         "one size": lambda h: np.where(h < 0, np.float32(-2), np.float32(2)),
@@ -309,52 +309,110 @@ def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             g = _rng("screen", t, k, vocab)
             rows = _normal(g, vocab, k)
             rows[0] = np.where(rows[0] < 0, np.float32(-1), np.float32(1))
-            h, data = kind(_normal(g, t, k)), screening.plane(rows)
-            lower, upper = screening.bounds(h, data, vocab)
-            behind = -(-vocab // 16) * 16 - vocab
-            past = np.full((t, behind), -np.inf, np.float32)
-            n_bounded = int(np.isfinite(lower).all(axis=1).sum())
+            yield f"T={t} K={k} V={vocab} {name}", k, vocab, kind(_normal(g, t, k)), screening.plane(rows)
+
+
+def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    for label, k, vocab, h, data in _screened(ts):
+        t = len(h)
+        score, upper, _ = screening.bounds(h, data, vocab)
+        past = np.full((t, -(-vocab // 16) * 16 - vocab), -np.inf, np.float32)
+        n_bounded = int(np.isfinite(upper).all(axis=1).sum())
+        yield Case(
+            label,
+            t,
+            {"k": k, "vocab": vocab},
+            (h,),
+            (np.hstack([score, past]), np.hstack([upper, past])),
+            (Weight("plane44", vocab, k, data),),
+            vocab=vocab,
+            macs=n_bounded * vocab * k,
+            nbytes=head_plane_bytes(vocab, k)[0] if n_bounded else 0,
+        )
+
+
+def refine(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Thresholds that leave every row, none, and those above the median."""
+    for i, (label, k, vocab, h, data) in enumerate(_screened(ts)):
+        t = len(h)
+        score, upper, refined = screening.bounds(h, data, vocab)
+        least = (np.median(upper, axis=1), np.full(t, -np.inf), np.abs(upper).max(axis=1) * 2 + 1)[i % 3].astype(
+            np.float32
+        )
+        left = upper >= least[:, None]
+        bounded = np.isfinite(upper).all(axis=1) | ~left.any(axis=1)
+        n = int(left[bounded].sum())
+        yield Case(
+            label,
+            t,
+            {"k": k, "vocab": vocab},
+            (upper, h, score, least[:, None]),
+            (np.where(left, refined, upper),),
+            (Weight("plane44", vocab, k, data),),
+            in_place=True,
+            vocab=vocab,
+            macs=n * k,
+            skipped=(int(bounded.sum()) * vocab - n) * k,
+            nbytes=n * head_plane_bytes(vocab, k)[1] // (-(-vocab // 16) * 16),
+        )
+
+
+def _equal_rows(op: str, layout: str, ts: Sequence[int]) -> Iterator[tuple[int, int, F32, Weight, F32]]:
+    """(vocab, K, hidden states, head, logits), among them equal ones."""
+    for t, vocab in ((t, vocab) for t in ts for vocab in (16, 17, 100, 1500)):
+        k = {"q8_0": 64, "q6_k": 256}.get(layout, 33)
+        g = _rng(op, layout, t, vocab)
+        values = _normal(g, vocab, k)
+        values[: vocab // 3] = values[-(vocab // 3) :]
+        data = LAYOUTS[layout].pack(values)
+        h = _normal(g, t, k)
+        logits = numerics.project_logits(h, LAYOUTS[layout].unpack(data, (vocab, k)))
+        yield vocab, k, h, Weight(layout, vocab, k, data), logits
+
+
+def threshold(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """The least logit among those with the greatest estimates, of which some are equal."""
+    for vocab, k, h, weight, logits in _equal_rows("threshold", layout, ts):
+        t = len(h)
+        score = np.round(logits + _normal(_rng("score", t, vocab), t, vocab)).astype(np.float32)
+        for top_k in (top_k for top_k in (1, 2, 40) if 8 * top_k <= vocab):
+            ids, _ = numerics.top_k(score, top_k)
             yield Case(
-                f"T={t} K={k} V={vocab} {name}",
+                f"T={t} V={vocab} k={top_k}",
                 t,
                 {"k": k, "vocab": vocab},
-                (h,),
-                (np.hstack([lower, past]), np.hstack([upper, past])),
-                (Weight("plane8", vocab, k, data),),
+                (h, score),
+                (np.take_along_axis(logits, ids, axis=1).min(axis=1, keepdims=True),),
+                (weight,),
+                padding=("kept",),
                 vocab=vocab,
-                macs=n_bounded * vocab * k,
-                nbytes=data.size - 64 if n_bounded else 0,
+                top_k=top_k,
+                macs=t * top_k * k,
+                nbytes=t * top_k * weight.data.size // vocab,
             )
 
 
-def shortlist(layout: str, ts: Sequence[int]) -> Iterator[Case]:
-    """Bounds of several widths around true logits, among them equal rows."""
-    for t, vocab in ((t, vocab) for t in ts for vocab in (16, 17, 100, 1500)):
-        for k, slack in ((k, slack) for k in (1, 2, 40) if 8 * k <= vocab for slack in (0.0, 1e-3, 0.05)):
-            g = _rng("shortlist", layout, t, vocab, k)
-            values = _normal(g, vocab, 33)
-            values[: vocab // 3] = values[-(vocab // 3) :]
-            data = LAYOUTS[layout].pack(values)
-            rows = LAYOUTS[layout].unpack(data, (vocab, 33))
-            h = _normal(g, t, 33)
-            logits = numerics.project_logits(h, rows)
-            lower, upper = logits - np.float32(slack), logits + np.float32(slack)
-            left = upper >= np.sort(lower, axis=1)[:, -k, None]
-            if (left.sum(axis=1) > vocab // 8).any():
-                continue
+def rescore(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Thresholds that leave every row, none, those of few bounds and those of many; equal bounds reach them."""
+    for vocab, k, h, weight, logits in _equal_rows("rescore", layout, ts):
+        t = len(h)
+        upper = np.round(logits + np.float32(1)).astype(np.float32)
+        for label, rank in (("all", vocab), ("many", vocab // 2 + 1), ("few", 3), ("none", 0)):
+            least = np.sort(upper, axis=1)[:, -rank, None] if rank else np.full((t, 1), 1e9, np.float32)
+            left = upper >= least
             n = int(left.sum())
             yield Case(
-                f"T={t} V={vocab} k={k} slack={slack}",
+                f"T={t} V={vocab} {label}",
                 t,
-                {"k": 33, "vocab": vocab},
-                (h, lower, upper),
-                numerics.top_k(logits, k),
-                (Weight(layout, vocab, 33, data),),
+                {"k": k, "vocab": vocab},
+                (h, upper, least),
+                (np.where(left, logits, np.float32(-np.inf)),),
+                (weight,),
+                padding=("kept",),
                 vocab=vocab,
-                top_k=k,
-                macs=n * 33,
-                skipped=(t * vocab - n) * 33,
-                nbytes=n * data.size // vocab,
+                macs=n * k,
+                skipped=(t * vocab - n) * k,
+                nbytes=n * weight.data.size // vocab,
             )
 
 
@@ -489,6 +547,8 @@ CASES: Mapping[str, Callable[[str, Sequence[int]], Iterator[Case]]] = {
     "logits_projection": logits_projection,
     "select": select,
     "screen": screen,
-    "shortlist": shortlist,
+    "threshold": threshold,
+    "refine": refine,
+    "rescore": rescore,
 }
 """op → cases of it for a resident layout and numbers of rows."""

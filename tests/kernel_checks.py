@@ -14,7 +14,7 @@ from kernel_cases import CASES, Case
 from tritium import _native
 from tritium.ir import Buffer, Choice, Operand, Plan, Resident, Step, encode_plan
 from tritium.kernel_table import TableRow, kernel_table
-from tritium.ops import OPS
+from tritium.ops import OPS, SCREENED_HEAD
 
 SENTINEL = 0xAB
 GAP = 64
@@ -23,7 +23,7 @@ GAP = 64
 MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
              "attention": (1, 2, 3, 5, 8)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
-OUTPUT_OPS = ("logits_projection", "select", "output_rows", "screen", "shortlist")
+OUTPUT_OPS = ("logits_projection", "select", "output_rows", *SCREENED_HEAD)
 
 Make = Callable[[Plan, list[NDArray[np.uint8]], int, int], Any]
 """What makes a program of a plan, its weights, blocks of the cache and a number of threads."""
@@ -167,7 +167,9 @@ def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str
 
     outputs = np.arange(case.t if op in OUTPUT_OPS else 0, dtype=np.int32) if case.outputs is None else case.outputs
     k = case.top_k
-    ids, values = (np.zeros((case.t, k), np.int32), np.zeros((case.t, k), np.float32)) if k else (None, None)
+    ids, values = (
+        (np.zeros((case.t, k), np.int32), np.zeros((case.t, k), np.float32)) if op == "select" else (None, None)
+    )
     failed = program.step(
         column(case.tokens), column(case.positions), column(case.slots), case.tables, outputs, k, None, ids, values
     )
@@ -178,7 +180,7 @@ def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str
     if case.failure is not None:
         others = ~owned(case, place)
         return None if np.array_equal(after[others], before[others]) else "touched what it does not own"
-    wanted = before if k else expect(before, case, place)
+    wanted = before if op == "select" else expect(before, case, place)
     if not np.array_equal(after, wanted):
         return difference(after, wanted, place)
     if (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,46 +17,83 @@ def above(x: F64) -> F32:
 
 
 def plane(values: F32) -> NDArray[np.uint8]:
-    """Rows (vocab, K) as a plane8 resident. Any codes do, so these are not those of the native packing: they round down."""
+    """Rows (vocab, K) as a plane44 resident. Any codes do, so these are not the native packing's: they reach all weights."""
     rows, cols = values.shape
     exact = values.astype(np.float64)
-    scale = (np.abs(values).max(axis=1) / np.float32(127)).astype(np.float32)
-    safe = np.where(scale > 0, scale, np.float32(1)).astype(np.float64)
-    codes = np.clip(np.floor(exact / safe[:, None]), -127, 127)
-    rounded = scale.astype(np.float64)[:, None] * codes
+    fine = (np.abs(values).max(axis=1) / np.float32(255)).astype(np.float32)
+    scale = np.float32(16) * fine
+    safe = np.where(fine > 0, 2 * fine, np.float32(1)).astype(np.float64)
+    codes = np.clip(np.floor(exact / safe[:, None]) + 128, 0, 255).astype(np.int64)
+    coarse = scale.astype(np.float64)[:, None] * (2 * (codes >> 4) - 15)
+    rounded = fine.astype(np.float64)[:, None] * (2 * codes - 255)
+    coarse_residual = above(np.sqrt(((exact - coarse) ** 2).sum(axis=1)))
     residual = above(np.sqrt(((exact - rounded) ** 2).sum(axis=1)))
-    norm = above(np.sqrt(np.maximum((exact**2).sum(axis=1), (rounded**2).sum(axis=1))))
-    n_panels, n_blocks = -(-rows // 16), -(-cols // 4)
-    padded = np.full((16 * n_panels, 4 * n_blocks), 128, np.uint8)
-    padded[:rows, :cols] = (codes + 128).astype(np.uint8)
-    blocks = padded.reshape(n_panels, 16, n_blocks, 4).transpose(0, 2, 1, 3).reshape(n_panels, -1)
-    tails = np.zeros((n_panels, 3, 16), np.float32)
-    for i, column in enumerate((scale, residual, norm)):
-        flat = np.zeros(16 * n_panels, np.float32)
-        flat[:rows] = column
-        tails[:, i] = flat.reshape(n_panels, 16)
-    panels = np.concatenate([blocks, tails.reshape(n_panels, -1).view(np.uint8)], axis=1)
+    norm = above(np.sqrt(np.maximum.reduce([(x**2).sum(axis=1) for x in (exact, coarse, rounded)])))
+    n_panels = -(-rows // 16)
+    padded = np.zeros((16 * n_panels, -(-cols // 128) * 128), np.uint8)
+    padded[:rows, :cols] = codes
+    high = (padded >> 4)[:, : -(-cols // 8) * 8].reshape(n_panels, 16, -1, 2, 4)
+    blocks = (high[:, :, :, 0] | high[:, :, :, 1] << 4).transpose(0, 2, 1, 3).reshape(n_panels, -1)
+    low = (padded & 15).reshape(n_panels, 16, -1, 2, 64)
+    low_rows = (low[:, :, :, 0] | low[:, :, :, 1] << 4).reshape(n_panels, -1)
+
+    def floats(*columns: F32) -> F32:
+        out = np.zeros((16 * n_panels, len(columns)), np.float32)
+        out[:rows] = np.stack(columns, axis=1)
+        return out.reshape(n_panels, 16, -1)
+
+    coarse_tail = np.ascontiguousarray(floats(scale, coarse_residual, norm).transpose(0, 2, 1)).reshape(n_panels, -1)
+    fine_tail = np.ascontiguousarray(floats(fine, residual, norm, np.zeros_like(norm))).reshape(n_panels, -1)
     end = np.zeros(16, np.float32)
     end[0] = norm.max()
-    return np.concatenate([panels.reshape(-1), end.view(np.uint8)])
+    return np.concatenate([
+        np.concatenate([blocks, coarse_tail.view(np.uint8)], axis=1).reshape(-1),
+        end.view(np.uint8),
+        np.concatenate([low_rows, fine_tail.view(np.uint8)], axis=1).reshape(-1),
+    ])  # fmt: skip
 
 
-def parts(data: NDArray[np.uint8], rows: int, cols: int) -> tuple[NDArray[np.int64], F32, F32, F32, np.float32]:
-    """Codes (rows, cols), scale, residual, norm (rows,) and the greatest norm of a plane8 resident."""
-    n_panels, n_blocks = -(-rows // 16), -(-cols // 4)
-    panels = data[:-64].reshape(n_panels, 64 * n_blocks + 192)
-    codes = panels[:, : 64 * n_blocks].reshape(n_panels, n_blocks, 16, 4).transpose(0, 2, 1, 3)
-    tails = np.ascontiguousarray(panels[:, 64 * n_blocks :]).view(np.float32).reshape(n_panels, 3, 16)
-    scale, residual, norm = (tails[:, i].reshape(-1)[:rows] for i in range(3))
-    flat = codes.reshape(16 * n_panels, -1)[:rows, :cols].astype(np.int64) - 128
-    return flat, scale, residual, norm, data[-64:].view(np.float32)[0]
+@dataclass(frozen=True)
+class Parts:
+    """A plane44 resident taken apart: odd integers (rows, cols) and (scale, residual, norm) (rows,) of each approximation.
+
+    Row v is near scale·high, and nearer scale·high + fine_scale·low.
+    """
+
+    high: NDArray[np.int64]
+    low: NDArray[np.int64]
+    scale: F32
+    coarse_residual: F32
+    fine_scale: F32
+    residual: F32
+    norm: F32
+    greatest_norm: np.float32
 
 
-def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32]:
-    """Lower and upper bounds (n, rows) of the logits, with the bits of every kernel; whole panels are meant."""
+def parts(data: NDArray[np.uint8], rows: int, cols: int) -> Parts:
+    n_panels, high_blocks, low_blocks = -(-rows // 16), -(-cols // 8), -(-cols // 128)
+    begin = n_panels * (64 * high_blocks + 192)
+    panels = data[:begin].reshape(n_panels, -1)
+    both = panels[:, : 64 * high_blocks].reshape(n_panels, high_blocks, 16, 4).transpose(0, 2, 1, 3)
+    high = np.stack([both & 15, both >> 4], axis=3).reshape(16 * n_panels, -1)[:rows, :cols]
+    coarse = np.ascontiguousarray(panels[:, 64 * high_blocks :]).view(np.float32).reshape(n_panels, 3, 16)
+    scale, coarse_residual, norm = (coarse[:, i].reshape(-1)[:rows] for i in range(3))
+    panels = data[begin + 64 :].reshape(n_panels, -1)
+    both = panels[:, : 16 * 64 * low_blocks].reshape(16 * n_panels, low_blocks, 64)
+    low = np.stack([both & 15, both >> 4], axis=2).reshape(16 * n_panels, -1)[:rows, :cols]
+    fine = np.ascontiguousarray(panels[:, 16 * 64 * low_blocks :]).view(np.float32).reshape(-1, 4)[:rows]
+    assert (fine[:, 2] == norm).all()
+    greatest = data[begin : begin + 4].view(np.float32)[0]
+    codes = (2 * half.astype(np.int64) - 15 for half in (high, low))
+    return Parts(*codes, scale, coarse_residual, fine[:, 0], fine[:, 1], norm, greatest)
+
+
+def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32, F32]:
+    """Estimates, upper bounds and refined upper bounds (n, rows) of the logits, with the bits of every kernel."""
     k = hidden.shape[1]
-    codes, scale, residual, norm, greatest_norm = parts(data, rows, k)
-    lower, upper = np.full((len(hidden), rows), -np.inf, np.float32), np.full((len(hidden), rows), np.inf, np.float32)
+    p = parts(data, rows, k)
+    score = np.zeros((len(hidden), rows), np.float32)
+    upper, refined = np.full((2, *score.shape), np.inf, np.float32)
     for i, h in enumerate(hidden):
         greatest = np.abs(h).max()
         if not np.isfinite(h).all() or greatest < np.float32(2.0**-100):
@@ -69,13 +108,19 @@ def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32]:
         m = np.float64(-(-k // 16) + 4) * 2.0**-24
         gamma = m / (1 - m)
         size = np.float64(unit) * (255 * np.sqrt(np.float64((high**2).sum())) + np.sqrt(np.float64((low**2).sum())))
-        if not ((length + error + size) * np.float64(greatest_norm) < 2.0**120 and length + error + size < 2.0**105):
+        if not ((length + error + size) * np.float64(p.greatest_norm) < 2.0**120 and length + error + size < 2.0**105):
             continue
         residual_factor = above(length + error)
-        norm_factor = above(error + gamma * length + 2.0**-20 * size) + np.float32(2.0**-148)
+        norm_factor = above(error + gamma * length + 2.0**-19 * size) + np.float32(2.0**-147)
         constant = np.float32(k + 16) * np.float32(2.0**-149)
-        total = np.float32(255) * (codes @ high).astype(np.float32) + (codes @ low).astype(np.float32)
-        score = (unit * total) * scale
-        bound = (residual_factor * residual + norm_factor * norm) + constant
-        lower[i], upper[i] = score - bound, score + bound
-    return lower, upper
+
+        def product(codes: NDArray[np.int64], scale: F32, unit=unit, high=high, low=low) -> F32:  # type: ignore[no-untyped-def]
+            total = np.float32(255) * (codes @ high).astype(np.float32) + (codes @ low).astype(np.float32)
+            out: F32 = (unit * total) * scale
+            return out
+
+        score[i] = product(p.high, p.scale)
+        upper[i] = score[i] + ((residual_factor * p.coarse_residual + norm_factor * p.norm) + constant)
+        better = score[i] + product(p.low, p.fine_scale)
+        refined[i] = better + ((residual_factor * p.residual + norm_factor * p.norm) + constant)
+    return score, upper, refined

@@ -1,4 +1,4 @@
-// Integer products of a panel of a head plane with 256-bit vpmaddubsw.
+// Integer products of a head plane with 256-bit vpmaddubsw.
 #pragma once
 
 #include <immintrin.h>
@@ -8,35 +8,79 @@
 namespace tritium {
 namespace {
 
-// Σ q·x of four neighbours each, |q|·(±x): a pair of products is at most 2·128·127 in magnitude, which int16 holds without saturation.
-[[gnu::always_inline]] inline __m256i add_products(__m256i sum, __m256i q, __m256i magnitude, __m256i x) {
-  const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, q));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+// A product of codes of 4 bits and int8, two to a lane, is at most 2·15·128 = 3840 in magnitude: an int16 lane holds eight.
+constexpr int64_t kCodeFlush = 8;
+
+[[gnu::always_inline]] inline __m256i load_codes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+[[gnu::always_inline]] inline __m256i broadcast_four(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return _mm256_set1_epi32(word);
+}
+// int16 += the products of 32 bytes of two codes each with x (low bits) and y (high bits): two of the eight.
+[[gnu::always_inline]] inline __m256i add_codes(__m256i sum, __m256i low_codes, __m256i high_codes, __m256i x, __m256i y) {
+  return _mm256_add_epi16(sum, _mm256_add_epi16(_mm256_maddubs_epi16(low_codes, x), _mm256_maddubs_epi16(high_codes, y)));
+}
+[[gnu::always_inline]] inline __m256i widen_add(__m256i total, __m256i sum) {
+  return _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+}
+[[gnu::always_inline]] inline int32_t across(__m256i sum) {
+  const __m128i a = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  const __m128i b = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xB1)));
 }
 
-// Σ q·high and Σ q·low for the sixteen rows of a panel: |Σ| ≤ 128·127·k < 2³¹ for k ≤ 2¹⁶.
-inline void plane_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t, int32_t,
-                       int32_t* sums_high, int32_t* sums_low) {
-  const __m256i bias = _mm256_set1_epi8(static_cast<char>(128));
-  __m256i h0 = _mm256_setzero_si256(), h1 = h0, l0 = h0, l1 = h0;
-  for (int64_t j = 0; j < n_blocks; ++j) {
-    int32_t words[2];
-    __builtin_memcpy(&words[0], high + 4 * j, 4);
-    __builtin_memcpy(&words[1], low + 4 * j, 4);
-    const __m256i x = _mm256_set1_epi32(words[0]), y = _mm256_set1_epi32(words[1]);
-    _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
-    const __m256i a = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * j)), bias);
-    const __m256i b = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * j + 32)), bias);
-    const __m256i size_a = _mm256_abs_epi8(a), size_b = _mm256_abs_epi8(b);
-    h0 = add_products(h0, a, size_a, x);
-    h1 = add_products(h1, b, size_b, x);
-    l0 = add_products(l0, a, size_a, y);
-    l1 = add_products(l1, b, size_b, y);
+// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
+                       int32_t* sums_low) {
+  const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
+  __m256i h0 = zero, h1 = zero, l0 = zero, l1 = zero;
+  for (int64_t j = 0; j < n_blocks;) {
+    const int64_t stop = n_blocks - j < kCodeFlush / 2 ? n_blocks : j + kCodeFlush / 2;
+    __m256i a = zero, b = zero, c = zero, d = zero;
+    for (; j < stop; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
+      const __m256i first = load_codes(panel + 64 * j), second = load_codes(panel + 64 * j + 32);
+      const __m256i first_low = _mm256_and_si256(first, nibble), second_low = _mm256_and_si256(second, nibble);
+      const __m256i first_high = _mm256_and_si256(_mm256_srli_epi16(first, 4), nibble);
+      const __m256i second_high = _mm256_and_si256(_mm256_srli_epi16(second, 4), nibble);
+      const __m256i x = broadcast_four(high + 8 * j), y = broadcast_four(high + 8 * j + 4);
+      const __m256i z = broadcast_four(low + 8 * j), w = broadcast_four(low + 8 * j + 4);
+      a = add_codes(a, first_low, first_high, x, y);
+      b = add_codes(b, second_low, second_high, x, y);
+      c = add_codes(c, first_low, first_high, z, w);
+      d = add_codes(d, second_low, second_high, z, w);
+    }
+    h0 = widen_add(h0, a);
+    h1 = widen_add(h1, b);
+    l0 = widen_add(l0, c);
+    l1 = widen_add(l1, d);
   }
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_high), h0);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_high + 8), h1);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_low), l0);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_low + 8), l1);
+}
+
+// The same over one row of low halves, with the same bound.
+inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
+                     int32_t* sum_low) {
+  const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
+  __m256i h = zero, l = zero;
+  for (int64_t j = 0; j < n_blocks; ++j) {
+    __m256i a = zero, b = zero;
+    for (int64_t half = 0; half < 64; half += 32) {
+      const __m256i both = load_codes(row + 64 * j + half);
+      const __m256i c = _mm256_and_si256(both, nibble), d = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+      const int64_t at = 128 * j + half;
+      a = add_codes(a, c, d, load_codes(high + at), load_codes(high + at + 64));
+      b = add_codes(b, c, d, load_codes(low + at), load_codes(low + at + 64));
+    }
+    h = widen_add(h, a);
+    l = widen_add(l, b);
+  }
+  *sum_high = across(h);
+  *sum_low = across(l);
 }
 
 }  // namespace

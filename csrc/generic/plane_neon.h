@@ -1,4 +1,4 @@
-// Integer products of a panel of a head plane with NEON: sdot where the unit is compiled with it, widening multiplies elsewhere.
+// Integer products of a head plane with NEON: sdot where the unit is compiled with it, widening multiplies elsewhere.
 #pragma once
 
 #include <arm_neon.h>
@@ -8,20 +8,23 @@
 namespace tritium {
 namespace {
 
-// Four rows of four codes each, times the same four integers: a pair of products is at most 2·128·127, which int16 holds.
-[[gnu::always_inline]] inline int32x4_t add_products(int32x4_t sum, int8x16_t q, int8x16_t x) {
+// Codes of 4 bits times int8, four neighbours to a lane: a pair of products is at most 2·15·128, which int16 holds.
+[[gnu::always_inline]] inline int32x4_t add_codes(int32x4_t sum, uint8x16_t codes, int8x16_t x) {
+  const int8x16_t c = vreinterpretq_s8_u8(codes);
 #if defined(__ARM_FEATURE_DOTPROD)
-  return vdotq_s32(sum, q, x);
+  return vdotq_s32(sum, c, x);
 #else
-  const int16x8_t first = vmull_s8(vget_low_s8(q), vget_low_s8(x)), second = vmull_high_s8(q, x);
+  const int16x8_t first = vmull_s8(vget_low_s8(c), vget_low_s8(x)), second = vmull_high_s8(c, x);
   return vpadalq_s16(sum, vpaddq_s16(first, second));
 #endif
 }
+[[gnu::always_inline]] inline int32x4_t add_both(int32x4_t sum, uint8x16_t both, int8x16_t x, int8x16_t y) {
+  return add_codes(add_codes(sum, vandq_u8(both, vdupq_n_u8(15)), x), vshrq_n_u8(both, 4), y);
+}
 
-// Σ q·high and Σ q·low for the sixteen rows of a panel: |Σ| ≤ 128·127·k < 2³¹ for k ≤ 2¹⁶.
-inline void plane_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t, int32_t,
-                       int32_t* sums_high, int32_t* sums_low) {
-  const uint8x16_t bias = vdupq_n_u8(128);
+// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
+                       int32_t* sums_low) {
   const auto four = [](const int8_t* p) __attribute__((always_inline)) {
     int32_t word;
     __builtin_memcpy(&word, p, 4);
@@ -29,19 +32,17 @@ inline void plane_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* hig
   };
   int32x4_t h0 = vdupq_n_s32(0), h1 = h0, h2 = h0, h3 = h0, l0 = h0, l1 = h0, l2 = h0, l3 = h0;
   for (int64_t j = 0; j < n_blocks; ++j) {
-    const int8x16_t x = four(high + 4 * j), y = four(low + 4 * j);
-    const int8x16_t a = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(panel + 64 * j), bias));
-    const int8x16_t b = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(panel + 64 * j + 16), bias));
-    const int8x16_t c = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(panel + 64 * j + 32), bias));
-    const int8x16_t d = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(panel + 64 * j + 48), bias));
-    h0 = add_products(h0, a, x);
-    h1 = add_products(h1, b, x);
-    h2 = add_products(h2, c, x);
-    h3 = add_products(h3, d, x);
-    l0 = add_products(l0, a, y);
-    l1 = add_products(l1, b, y);
-    l2 = add_products(l2, c, y);
-    l3 = add_products(l3, d, y);
+    const int8x16_t x = four(high + 8 * j), y = four(high + 8 * j + 4), z = four(low + 8 * j), w = four(low + 8 * j + 4);
+    const uint8x16_t a = vld1q_u8(panel + 64 * j), b = vld1q_u8(panel + 64 * j + 16);
+    const uint8x16_t c = vld1q_u8(panel + 64 * j + 32), d = vld1q_u8(panel + 64 * j + 48);
+    h0 = add_both(h0, a, x, y);
+    h1 = add_both(h1, b, x, y);
+    h2 = add_both(h2, c, x, y);
+    h3 = add_both(h3, d, x, y);
+    l0 = add_both(l0, a, z, w);
+    l1 = add_both(l1, b, z, w);
+    l2 = add_both(l2, c, z, w);
+    l3 = add_both(l3, d, z, w);
   }
   vst1q_s32(sums_high, h0);
   vst1q_s32(sums_high + 4, h1);
@@ -51,6 +52,22 @@ inline void plane_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* hig
   vst1q_s32(sums_low + 4, l1);
   vst1q_s32(sums_low + 8, l2);
   vst1q_s32(sums_low + 12, l3);
+}
+
+// The same over one row of low halves, with the same bound.
+inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
+                     int32_t* sum_low) {
+  int32x4_t h = vdupq_n_s32(0), l = h;
+  for (int64_t j = 0; j < n_blocks; ++j) {
+    for (int64_t quarter = 0; quarter < 64; quarter += 16) {
+      const uint8x16_t both = vld1q_u8(row + 64 * j + quarter);
+      const int64_t at = 128 * j + quarter;
+      h = add_both(h, both, vld1q_s8(high + at), vld1q_s8(high + at + 64));
+      l = add_both(l, both, vld1q_s8(low + at), vld1q_s8(low + at + 64));
+    }
+  }
+  *sum_high = vaddvq_s32(h);
+  *sum_low = vaddvq_s32(l);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Integer products of a panel of a head plane, in plain C++.
+// Integer products of a head plane, in plain C++.
 #pragma once
 
 #include <cstdint>
@@ -6,19 +6,36 @@
 namespace tritium {
 namespace {
 
-// Σ q·high and Σ q·low for the sixteen rows of a panel: |Σ| ≤ 128·127·k < 2³¹ for k ≤ 2¹⁶.
-inline void plane_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t, int32_t,
-                       int32_t* sums_high, int32_t* sums_low) {
+// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
+                       int32_t* sums_low) {
   for (int r = 0; r < 16; ++r) sums_high[r] = sums_low[r] = 0;
   for (int64_t j = 0; j < n_blocks; ++j) {
-    const int8_t *x = high + 4 * j, *y = low + 4 * j;
+    const int8_t *x = high + 8 * j, *y = low + 8 * j;
     for (int r = 0; r < 16; ++r) {
-      const uint8_t* q = panel + 64 * j + 4 * r;
-      const int a = q[0] - 128, b = q[1] - 128, c = q[2] - 128, d = q[3] - 128;
-      sums_high[r] += (a * x[0] + b * x[1]) + (c * x[2] + d * x[3]);
-      sums_low[r] += (a * y[0] + b * y[1]) + (c * y[2] + d * y[3]);
+      const uint8_t* c = panel + 64 * j + 4 * r;
+      for (int b = 0; b < 4; ++b) {
+        sums_high[r] += (c[b] & 15) * x[b] + (c[b] >> 4) * x[b + 4];
+        sums_low[r] += (c[b] & 15) * y[b] + (c[b] >> 4) * y[b + 4];
+      }
     }
   }
+}
+
+// The same over one row of low halves, with the same bound.
+inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
+                     int32_t* sum_low) {
+  int32_t h = 0, l = 0;
+  for (int64_t j = 0; j < n_blocks; ++j) {
+    const uint8_t* c = row + 64 * j;
+    const int8_t *x = high + 128 * j, *y = low + 128 * j;
+    for (int b = 0; b < 64; ++b) {
+      h += (c[b] & 15) * x[b] + (c[b] >> 4) * x[b + 64];
+      l += (c[b] & 15) * y[b] + (c[b] >> 4) * y[b + 64];
+    }
+  }
+  *sum_high = h;
+  *sum_low = l;
 }
 
 }  // namespace

@@ -1,30 +1,31 @@
-// screen and shortlist: the k greatest logits without reading the whole head, and exactly those that the whole head gives.
+// The k greatest logits without reading the whole head, and exactly those that the whole head gives. Four ops:
+//   screen     an upper bound U_v of the canonical logit L_v = lane_sum(h·w_v) of every row, from the high halves of its codes (plane44)
+//   threshold  τ: the least L of k rows, those with the greatest estimates (rescore.h)
+//   refine     lower upper bounds of the rows with U_v ≥ τ, from the low halves of their codes
+//   rescore    L_v itself where still U_v ≥ τ, −∞ elsewhere (rescore.h)
+// At least k rows have L ≥ τ, so a row among the k greatest has U_v ≥ L_v ≥ τ and keeps its logit; ties do, too.
 //
-// screen bounds the canonical logit L_v = lane_sum(h·w_v) of every row from a plane of 8-bit rows p_v = s_v·q_v; shortlist computes L_v
-// itself for the rows whose upper bound reaches the k-th greatest lower bound τ. At least k rows have L ≥ τ, so a row among the k
-// greatest has upper bound ≥ L_v ≥ τ and is rescored; ties are, too.
-//
-// The bound. u = 2⁻²⁴, H = 255·high + low the integers of h, a their unit, e = h − a·H.
+// The bound. u = 2⁻²⁴, H = 255·high + low the integers of h, a their unit, e = h − a·H; p_v = s_v·q_v is the plane's row, odd integers
+// q_v times the row's scale.
 //   h·w_v = a·H·p_v + a·H·(w_v − p_v) + e·w_v, so |h·w_v − a·H·p_v| ≤ ‖a·H‖·residual_v + ‖e‖·norm_v, and ‖a·H‖ ≤ ‖h‖ + ‖e‖.
 //   |L_v − h·w_v| ≤ γ·‖h‖·norm_v + k·2⁻¹⁴⁹: a product goes through its own rounding, at most ⌈k/16⌉ − 1 additions of its lane and 4 of
 //   the tree, so γ = m·u / (1 − m·u) with m = ⌈k/16⌉ + 4; products may underflow by 2⁻¹⁵⁰ each, additions are exact there.
 //   S_v, computed as (a·(255·f32(Σ q·high) + f32(Σ q·low)))·s_v from exact integers, is within 8u·M·norm_v of a·H·p_v, where
-//   M = a·(255·‖high‖ + ‖low‖) bounds both parts by Cauchy and Schwarz: six roundings. S_v ± b_v rounds once more, by at most
-//   u·(|S_v| + b_v). 16u·M·norm_v covers both; underflow of a·(…) costs 2⁻¹⁵⁰·s_v ≤ 2⁻¹⁴⁹·norm_v, of the last product 2⁻¹⁵⁰.
-//   So b_v = c_r·residual_v + c_n·norm_v + c with c_r = ‖h‖ + ‖e‖, c_n = ‖e‖ + γ·‖h‖ + 16u·M + 2⁻¹⁴⁸, c = (k + 16)·2⁻¹⁴⁹. The factors
+//   M = a·(255·‖high‖ + ‖low‖) bounds both parts by Cauchy and Schwarz: six roundings. The low halves add a product of the same kind
+//   with (p' − p)_v, whose norm is at most 2·norm_v: 16u·M·norm_v more, and a rounding of the sum. S_v + b_v rounds once more, by at
+//   most u·(|S_v| + b_v). 32u·M·norm_v covers all; underflow of a·(…) costs 2⁻¹⁵⁰·s_v ≤ 2⁻¹⁴⁹·norm_v, of a last product 2⁻¹⁵⁰.
+//   So b_v = c_r·residual_v + c_n·norm_v + c with c_r = ‖h‖ + ‖e‖, c_n = ‖e‖ + γ·‖h‖ + 32u·M + 2⁻¹⁴⁷, c = (k + 16)·2⁻¹⁴⁹. The factors
 //   are formed in double and enlarged by 2⁻²⁰, sixteen times what forming b_v in float32 can lose.
-// Where h is not finite, nearly zero, or so large that something could overflow, the bounds are −∞ and +∞.
+// Where h is not finite, nearly zero, or so large that something could overflow, the bounds are +∞.
 #pragma once
 
 #include <cstring>
 
 #include "generic/logits.h"
-#include "generic/select.h"
 
 namespace tritium {
 namespace {
 
-constexpr int64_t kPlaneRows = 16;
 constexpr int32_t kGreatestCode = 32512;  // 255·127 + 127
 
 // A number not below x ≥ 0, a sixteenth of a millionth above it at most where it is normal.
@@ -76,121 +77,154 @@ inline void set_probe(Probe& probe, const float* h, int64_t k, int64_t padded, f
   const double m = static_cast<double>((k + 15) / 16 + 4) * 0x1p-24, gamma = m / (1.0 - m);
   const double parts = static_cast<double>(unit) * (255.0 * __builtin_sqrt(static_cast<double>(high_square)) +
                                                     __builtin_sqrt(static_cast<double>(low_square)));
-  // ‖q‖ ≤ 127·√k < 2¹⁵ bounds what stands before the multiplication by s_v.
+  // ‖q‖ ≤ 15·√k < 2¹² bounds what stands before the multiplication by s_v.
   const double size = (norm + error) + parts;
   if (!(size * greatest_norm < 0x1p120 && size < 0x1p105)) return;
   probe.total_high = total_high;
   probe.total_low = total_low;
   probe.unit = unit;
   probe.residual_factor = above(norm + error);
-  probe.norm_factor = above(error + gamma * norm + 0x1p-20 * parts) + 0x1p-148f;
+  probe.norm_factor = above(error + gamma * norm + 0x1p-19 * parts) + 0x1p-147f;
   probe.constant = static_cast<float>(k + 16) * 0x1p-149f;
   probe.bounded = true;
 }
 
-// The bounds of one panel's rows for one output; −∞ for the rows from n_rows on.
-inline void bound_panel(const Probe& probe, const uint8_t* panel, int64_t n_blocks, int64_t n_rows, float* lower, float* upper) {
-  const float infinity = __builtin_inff();
-  int32_t high[kPlaneRows], low[kPlaneRows];
-  float rows[3][kPlaneRows];
-  if (probe.bounded) {
-    plane_sums(panel, n_blocks, probe.high, probe.low, probe.total_high, probe.total_low, high, low);
-    std::memcpy(rows, panel + 64 * n_blocks, sizeof rows);
-  }
-  for (int64_t r = 0; r < kPlaneRows; ++r) {
-    if (!probe.bounded || r >= n_rows) {
-      lower[r] = -infinity;
-      upper[r] = r < n_rows ? infinity : -infinity;
-      continue;
-    }
-    const float sum = 255.0f * static_cast<float>(high[r]) + static_cast<float>(low[r]);
-    const float score = (probe.unit * sum) * rows[0][r];
-    const float bound = (probe.residual_factor * rows[1][r] + probe.norm_factor * rows[2][r]) + probe.constant;
-    lower[r] = score - bound;
-    upper[r] = score + bound;
+// Hidden states of some outputs as integers, in the scratch memory.
+struct Probes {
+  static constexpr int64_t kMost = 32;
+  Probe probes[kMost];
+  int64_t padded;    // columns, for whole blocks of either half
+  int64_t together;  // as many as the scratch memory holds beside a list of rows
+};
+
+inline void place_probes(Probes& p, const Call& call, const PlaneLayout& layout, int64_t reserved) {
+  p.padded = 128 * layout.low_blocks;
+  const int64_t room = 4 * (call.scratch_floats - reserved) / (2 * p.padded);
+  p.together = room < Probes::kMost ? room : Probes::kMost;
+  int8_t* codes = reinterpret_cast<int8_t*>(call.scratch + reserved);
+  for (int64_t i = 0; i < p.together; ++i) {
+    p.probes[i].high = codes + 2 * i * p.padded;
+    p.probes[i].low = p.probes[i].high + p.padded;
   }
 }
 
-// Reads each panel of the range once for as many outputs as the scratch memory holds.
-KERNEL_FUNCTION(screen_plane8) {
-  constexpr int64_t kMostOutputs = 32;
+inline float greatest_norm(const Resident& plane, const PlaneLayout& layout) {
+  float norm;
+  std::memcpy(&norm, plane.data + layout.greatest_norm, 4);
+  return norm;
+}
+
+// Estimates and upper bounds of one panel's rows for one output; −∞ for the rows from n_rows on.
+inline void bound_panel(const Probe& probe, const uint8_t* panel, int64_t n_blocks, int64_t n_rows, float* score, float* upper) {
+  const float none = -__builtin_inff();
+  if (!probe.bounded) {
+    store(score, keep_first(splat(0.0f), n_rows, none));
+    store(upper, keep_first(splat(__builtin_inff()), n_rows, none));
+    return;
+  }
+  int32_t high[kPanelRows], low[kPanelRows];
+  alignas(64) float sums[kPanelRows], rows[3][kPanelRows];
+  panel_sums(panel, n_blocks, probe.high, probe.low, high, low);
+  std::memcpy(rows, panel + 64 * n_blocks, sizeof rows);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    sums[r] = 255.0f * static_cast<float>(2 * high[r] - 15 * probe.total_high) + static_cast<float>(2 * low[r] - 15 * probe.total_low);
+  }
+  const lanes estimate = (splat(probe.unit) * load(sums)) * load(rows[0]);
+  const lanes bound = (splat(probe.residual_factor) * load(rows[1]) + splat(probe.norm_factor) * load(rows[2])) + splat(probe.constant);
+  store(score, keep_first(estimate, n_rows, none));
+  store(upper, keep_first(estimate + bound, n_rows, none));
+}
+
+// Reads the high halves of each panel of the range once for as many outputs as the scratch memory holds.
+KERNEL_FUNCTION(screen_plane44) {
   const Resident& plane = call.weights[0];
-  const int64_t n_blocks = (plane.cols + 3) / 4, padded = 4 * n_blocks;
-  const int64_t panel_bytes = 64 * n_blocks + 3 * kPlaneRows * 4;
-  float greatest_norm;
-  std::memcpy(&greatest_norm, plane.data + (plane.rows + kPlaneRows - 1) / kPlaneRows * panel_bytes, 4);
-  const int64_t room = 4 * call.scratch_floats / (2 * padded), together = room < kMostOutputs ? room : kMostOutputs;
-  int8_t* codes = reinterpret_cast<int8_t*>(call.scratch);
-  for (int64_t first = 0; first < call.t; first += together) {
-    const int64_t n = call.t - first < together ? call.t - first : together;
-    Probe probes[kMostOutputs];
+  const PlaneLayout layout(plane.rows, plane.cols);
+  const float most = greatest_norm(plane, layout);
+  Probes p;
+  place_probes(p, call, layout, 0);
+  for (int64_t start = 0; start < call.t; start += p.together) {
+    const int64_t n = call.t - start < p.together ? call.t - start : p.together;
     int64_t n_bounded = 0;
     for (int64_t i = 0; i < n; ++i) {
-      probes[i].high = codes + 2 * i * padded;
-      probes[i].low = probes[i].high + padded;
-      set_probe(probes[i], call.in[0].row<const float>(first + i), plane.cols, padded, greatest_norm);
-      n_bounded += probes[i].bounded;
+      set_probe(p.probes[i], call.in[0].row<const float>(start + i), plane.cols, p.padded, most);
+      n_bounded += p.probes[i].bounded;
     }
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t row = unit * kPlaneRows, n_rows = plane.rows - row < kPlaneRows ? plane.rows - row : kPlaneRows;
-      const uint8_t* panel = plane.data + unit * panel_bytes;
+      const int64_t row = unit * kPanelRows, n_rows = plane.rows - row < kPanelRows ? plane.rows - row : kPanelRows;
+      const uint8_t* panel = plane.data + unit * layout.high_panel;
       for (int64_t i = 0; i < n; ++i) {
-        float *lower = call.out[0].row<float>(first + i) + row, *upper = call.out[1].row<float>(first + i) + row;
-        bound_panel(probes[i], panel, n_blocks, n_rows, lower, upper);
+        float *score = call.out[0].row<float>(start + i) + row, *upper = call.out[1].row<float>(start + i) + row;
+        bound_panel(p.probes[i], panel, layout.high_blocks, n_rows, score, upper);
       }
       work.macs += static_cast<uint64_t>(n_bounded * n_rows * plane.cols);
-      if (n_bounded != 0) work.bytes += static_cast<uint64_t>(panel_bytes);
+      if (n_bounded != 0) work.bytes += static_cast<uint64_t>(layout.high_panel);
     }
   }
 }
 
-// The rows whose upper bound reaches `least`, ascending; more than `most` of them count as most + 1.
-inline int64_t collect(const float* upper, int64_t vocab, float least, int32_t* rows, int64_t most) {
+constexpr int64_t kListRows = 1 << 12;  // rows of the vocabulary whose survivors are listed at once
+
+// The rows of [from, to) whose upper bound is not below `least`, ascending. A row of bounds begins at a multiple of 16.
+inline int64_t list_rows(const float* upper, int64_t from, int64_t to, float least, int32_t* rows) {
   int64_t n = 0;
-  for (int64_t i = 0; i < vocab; i += 16) {
-    const int64_t width = vocab - i < 16 ? vocab - i : 16;
+  for (int64_t i = from; i < to; i += 16) {
+    const int64_t width = to - i < 16 ? to - i : 16;
     const uint32_t out = greater(splat(least), width < 16 ? load_first(upper + i, width) : load(upper + i));
-    for (uint32_t in = ~out & ((1u << width) - 1u); in != 0; in &= in - 1) {
-      if (n == most) return most + 1;
-      rows[n++] = static_cast<int32_t>(i + __builtin_ctz(in));
-    }
+    for (uint32_t in = ~out & ((1u << width) - 1u); in != 0; in &= in - 1) rows[n++] = static_cast<int32_t>(i + __builtin_ctz(in));
   }
   return n;
 }
 
-// Reads the rows that are left. Rows of the batch for which too many are left are unresolved: their candidates mean nothing.
-template <class Rows>
-inline void shortlist(const Call& call, int64_t begin, int64_t end, Work& work) {
-  const Resident& table = call.weights[0];
-  const int64_t cols = table.cols, k = call.batch.top_k, bytes = row_bytes<Rows>(cols);
-  const int64_t room = call.scratch_floats / 2, share = table.rows / kScreenShare, most = share < room ? share : room;
-  int32_t* rows = reinterpret_cast<int32_t*>(call.scratch);
-  float* logits = call.scratch + room;
-  for (int64_t r = begin; r < end; ++r) {
-    const float* h = call.in[0].row<const float>(r);
-    int32_t* ids = call.out[0].row<int32_t>(r);
-    float* values = call.out[1].row<float>(r);
-    choose(call.in[1].row<const float>(r), table.rows, k, values, ids);
-    const int64_t n = collect(call.in[2].row<const float>(r), table.rows, values[k - 1], rows, most);
-    if (n < k || n > most) {
-      work.unresolved += 1;
-      continue;
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t next = i + 1 < n ? i + 1 : i;
-      project<Rows, 1, 1>(table.data + rows[i] * bytes, bytes, cols, h, 0, logits + i, 0, table.data + rows[next] * bytes);
-    }
-    choose(logits, n, k, values, ids);
-    for (int64_t i = 0; i < k; ++i) ids[i] = rows[ids[i]];
-    work.macs += static_cast<uint64_t>(n * cols);
-    work.macs_skipped += static_cast<uint64_t>((table.rows - n) * cols);
-    work.bytes += static_cast<uint64_t>(n * bytes);
-  }
+// A better upper bound of one row, whose low halves and what belongs to them lie at `codes` and `tail`.
+inline float refined(const Probe& probe, const uint8_t* codes, const uint8_t* tail, int64_t n_blocks, float score) {
+  int32_t high, low;
+  float row[3];
+  row_sums(codes, n_blocks, probe.high, probe.low, &high, &low);
+  std::memcpy(row, tail, sizeof row);
+  const float sum = 255.0f * static_cast<float>(2 * high - 15 * probe.total_high) + static_cast<float>(2 * low - 15 * probe.total_low);
+  const float bound = (probe.residual_factor * row[1] + probe.norm_factor * row[2]) + probe.constant;
+  return (score + (probe.unit * sum) * row[0]) + bound;
 }
 
-KERNEL_FUNCTION(shortlist_f32) { shortlist<F32Rows>(call, begin, end, work); }
-KERNEL_FUNCTION(shortlist_f16) { shortlist<F16Rows>(call, begin, end, work); }
-KERNEL_FUNCTION(shortlist_bf16) { shortlist<Bf16Rows>(call, begin, end, work); }
+// Reads the low halves of the rows that an output's threshold leaves, for each output that has bounds.
+KERNEL_FUNCTION(refine_plane44) {
+  const Resident& plane = call.weights[0];
+  const PlaneLayout layout(plane.rows, plane.cols);
+  const float most = greatest_norm(plane, layout);
+  int32_t* rows = reinterpret_cast<int32_t*>(call.scratch);
+  Probes p;
+  place_probes(p, call, layout, kListRows);
+  Probe& probe = p.probes[0];
+  const int64_t last = end * kPanelRows < plane.rows ? end * kPanelRows : plane.rows;
+  const auto code_row = [&](int64_t row) __attribute__((always_inline)) {
+    return plane.data + layout.low_begin + row / kPanelRows * layout.low_panel + row % kPanelRows * layout.low_row;
+  };
+  for (int64_t r = 0; r < call.t; ++r) {
+    float* upper = call.in[0].row<float>(r);
+    const float *score = call.in[2].row<const float>(r), least = *call.in[3].row<const float>(r);
+    bool is_set = false;
+    int64_t n_read = 0;
+    for (int64_t from = begin * kPanelRows; from < last; from += kListRows) {
+      const int64_t n = list_rows(upper, from, from + kListRows < last ? from + kListRows : last, least, rows);
+      if (n != 0 && !is_set) {
+        set_probe(probe, call.in[1].row<const float>(r), plane.cols, p.padded, most);
+        is_set = true;
+        if (!probe.bounded) break;
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const uint8_t* ahead = code_row(rows[i + 4 < n ? i + 4 : n - 1]);
+        for (int64_t line = 0; line < layout.low_row; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+        const uint8_t* tail = plane.data + layout.low_begin + rows[i] / kPanelRows * layout.low_panel + kPanelRows * layout.low_row;
+        upper[rows[i]] = refined(probe, code_row(rows[i]), tail + 16 * (rows[i] % kPanelRows), layout.low_blocks, score[rows[i]]);
+      }
+      n_read += n;
+    }
+    if (is_set && !probe.bounded) continue;
+    work.macs += static_cast<uint64_t>(n_read * plane.cols);
+    work.macs_skipped += static_cast<uint64_t>((last - begin * kPanelRows - n_read) * plane.cols);
+    work.bytes += static_cast<uint64_t>(n_read * (layout.low_row + 16));
+  }
+}
 
 }  // namespace
 }  // namespace tritium

@@ -13,7 +13,7 @@
 #include "generic/rope.h"
 #include "generic/select.h"
 #include "generic/plane_neon.h"
-#include "generic/screen.h"
+#include "generic/rescore.h"
 
 namespace tritium {
 namespace {

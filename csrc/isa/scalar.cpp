@@ -15,7 +15,7 @@
 #include "generic/rope.h"
 #include "generic/select.h"
 #include "generic/plane_scalar.h"
-#include "generic/screen.h"
+#include "generic/rescore.h"
 
 namespace tritium {
 namespace {

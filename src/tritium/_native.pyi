@@ -48,7 +48,8 @@ def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(
 
 def pack_plane(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], layout: str, rows: int, cols: int, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
-    The plane8 layout of a head of layout "f32", "f16" or "bf16": 8-bit rows with scales and bounds on what they leave out.
+    The plane44 layout of a head of layout "f32", "f16", "bf16", "q8_0" or "q6_k": rows of 8 bits in two halves, with
+    scales and bounds on what they leave out.
 
     Errors: ValueError for another layout or a size that does not follow from the shape.
     """

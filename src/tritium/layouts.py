@@ -386,3 +386,9 @@ LAYOUTS: dict[str, Layout] = {
 
 # The same type id stands for all three orders and nothing in a file tells them apart: the caller chooses.
 I2S_LAYOUTS: dict[str, str] = {"128": "i2_s", "64": "i2_s_64", "4row": "i2_s_4row"}
+
+
+def head_plane_bytes(rows: int, cols: int) -> tuple[int, int]:
+    """Bytes of the two halves of a plane44 resident, without the 64 between them: what is read of all rows, and of few."""
+    panels = -(-rows // 16)
+    return panels * (64 * -(-cols // 8) + 192), panels * 16 * (64 * -(-cols // 128) + 16)

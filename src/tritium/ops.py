@@ -1,8 +1,8 @@
 """The op table: what a step can compute, with its attributes, its cost and how its results compare between back ends.
 
 A graph uses the plain ops. A planner may replace a chain of them by a fused op that a back end offers (``parts`` names the
-chain); the result has the same bits. ``screen`` and ``shortlist`` stand in front of logits_projection and select and spare them
-in a step that asks for candidates: an executor runs the pair, and then the full head only for what the pair left unresolved.
+chain); the result has the same bits. ``screen``, ``threshold``, ``refine`` and ``rescore`` stand in front of logits_projection
+and spare it in a step that asks for candidates: they leave the logits that can be among them, and −∞ for all others.
 """
 
 from __future__ import annotations
@@ -74,7 +74,15 @@ def _screen(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(int(t * a["k"] * a["vocab"]), int(4 * t * (a["k"] + 2 * a["vocab"])))
 
 
-def _shortlist(a: Attrs, t: int, kv_len: int) -> Cost:
+def _threshold(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(4 * t * (a["vocab"] + a["k"] + 1)))
+
+
+def _refine(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(4 * t * a["vocab"]))
+
+
+def _rescore(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(0, int(4 * t * 2 * a["vocab"]))
 
 
@@ -94,7 +102,12 @@ OPS: dict[str, Op] = {
         Op("logits_projection", ("k", "vocab"), (), _logits),
         Op("select", ("vocab",), (), _select, family="exact"),
         Op("screen", ("k", "vocab"), (), _screen),
-        Op("shortlist", ("k", "vocab"), (), _shortlist, family="exact", parts=("logits_projection", "select")),
+        Op("threshold", ("k", "vocab"), (), _threshold),
+        Op("refine", ("k", "vocab"), (), _refine),
+        Op("rescore", ("k", "vocab"), (), _rescore),
         Op("rmsnorm_quantize", ("k", "act_bits"), ("eps",), _quantize, family="exact", parts=("rmsnorm", "quantize")),
     )
 }
+
+SCREENED_HEAD = ("screen", "threshold", "refine", "rescore")
+"""The ops that find candidates without reading the whole head, in their order."""

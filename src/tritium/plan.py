@@ -12,7 +12,7 @@ from tritium.errors import ShapeError
 from tritium.graph import graph_hash
 from tritium.ir import DTYPES, Buffer, Choice, Graph, Node, Operand, Plan, Resident, Step, Value, encode_plan
 from tritium.numerics import KV_BLOCK, PROFILE
-from tritium.ops import OPS
+from tritium.ops import OPS, SCREENED_HEAD
 
 PANEL_ROWS = 16
 ALIGNMENT = 64
@@ -134,7 +134,7 @@ def _accumulate(nodes: list[Fused], graph: Graph, backend: Backend) -> list[Fuse
 def _screen(
     nodes: list[Fused], graph: Graph, backend: Backend, head_screen: str
 ) -> tuple[list[Fused], dict[str, Value]]:
-    """Put screen and shortlist in front of the head whose logits only a select reads, and name the bounds between them."""
+    """Put the ops of a screened head in front of the head whose logits only a select reads; name the values between them."""
     for i, (head, last) in enumerate(pairwise(nodes)):
         if head.op != "logits_projection" or last.op != "select" or last.inputs != head.outputs:
             continue
@@ -142,11 +142,19 @@ def _screen(
         vocab, width = weight.shape
         if backend.head_plane(weight.layout, vocab, width, head_screen) is None:
             break
-        bounds = [Value(f"{head.outputs[0]}.{end}", vocab, "f32", "outputs") for end in ("lower", "upper")]
-        names = tuple(v.name for v in bounds)
-        screen = Fused("screen", head.nodes, head.inputs, names, head.attrs)
-        shortlist = Fused("shortlist", head.nodes, (*head.inputs, *names), last.outputs, head.attrs)
-        return [*nodes[:i], screen, shortlist, *nodes[i:]], {v.name: v for v in bounds}
+        between = [
+            Value(f"{head.outputs[0]}.{name}", n, "f32", "outputs")
+            for name, n in (("score", vocab), ("upper", vocab), ("threshold", 1))
+        ]
+        score, upper, threshold = (v.name for v in between)
+        hidden = head.inputs[0]
+        screened = [
+            Fused("screen", head.nodes, (hidden,), (score, upper), head.attrs),
+            Fused("threshold", head.nodes, (hidden, score), (threshold,), head.attrs),
+            Fused("refine", head.nodes, (upper, hidden, score, threshold), (upper,), head.attrs, in_place=True),
+            Fused("rescore", head.nodes, (hidden, upper, threshold), head.outputs, head.attrs),
+        ]
+        return [*nodes[:i], *screened, *nodes[i:]], {v.name: v for v in between}
     return nodes, {}
 
 
@@ -163,10 +171,10 @@ def _last_reads(nodes: list[Fused]) -> dict[str, int]:
 
 
 def _reused(f: Fused) -> str | None:
-    """The input whose place an in-place step's output takes: q of rope_kv, the residual of an accumulating linear."""
+    """The input whose place an in-place step's output takes: the first, or the residual of an accumulating linear."""
     if not f.in_place:
         return None
-    return f.inputs[0] if f.op == "rope_kv" else f.inputs[-1]
+    return f.inputs[-1] if f.op == "linear" else f.inputs[0]
 
 
 def _lay_out(
@@ -186,7 +194,7 @@ def _lay_out(
             deaths[places[reused].buffer] = i
             continue
         if f.outputs[0] in places:
-            # Two ways to the same candidates, of which a step of the engine may run both.
+            # Two ways to logits, of which a step of the engine takes one.
             for name in f.outputs:
                 deaths[places[name].buffer] = i
             continue
@@ -282,7 +290,7 @@ def _step(
 
 
 def _label(f: Fused) -> str:
-    if f.op in ("screen", "shortlist"):
+    if f.op in SCREENED_HEAD:
         return f.op
     names = [w for node in f.nodes for w in node.weights if w not in COMPUTED]
     if not names:

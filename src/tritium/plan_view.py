@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from tritium.ir import Plan, Step
-from tritium.ops import OPS
+from tritium.layouts import head_plane_bytes
+from tritium.ops import OPS, SCREENED_HEAD
 
 GATHERED = ("embedding", "rope_kv")
 """Ops that read one row of a resident for each token, not all of it."""
@@ -30,9 +31,9 @@ class StepCost:
 def without_candidates(plan: Plan) -> frozenset[int]:
     """Steps that a request for candidates spares: the full head of a plan that screens it."""
     ops = [step.op for step in plan.steps]
-    if "shortlist" not in ops:
+    if "screen" not in ops:
         return frozenset()
-    return frozenset(i for i, op in enumerate(ops) if op in ("logits_projection", "select"))
+    return frozenset(i for i, op in enumerate(ops) if op == "logits_projection")
 
 
 def step_costs(plan: Plan, n_tokens: int = 1, kv_len: int = 1, n_outputs: int = 1) -> tuple[StepCost, ...]:
@@ -45,8 +46,10 @@ def step_costs(plan: Plan, n_tokens: int = 1, kv_len: int = 1, n_outputs: int = 
         weights = [plan.residents[i] for i in step.choices[0].residents]
         if step.op in GATHERED:
             read = sum(r.nbytes // r.rows * t for r in weights)
-        elif step.op == "shortlist":
+        elif step.op in ("threshold", "refine", "rescore"):
             read = 0  # the rows that the bounds leave: known when it has run
+        elif step.op == "screen":
+            read = sum(head_plane_bytes(r.rows, r.cols)[0] for r in weights)
         else:
             read = sum(r.nbytes for r in weights)
         costs.append(StepCost(work.macs, read, work.bytes))
@@ -118,9 +121,7 @@ def describe(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> str:
     spared = without_candidates(plan)
     if spared:
         names = " and ".join(plan.steps[i].op for i in sorted(spared))
-        lines.append(
-            f"{names}: for full logits, and where screen and shortlist leave a row unresolved; not in the total"
-        )
+        lines.append(f"{names}: for full logits; not in the total")
     macs, weights, activations = _sums(cost for i, cost in enumerate(costs) if i not in spared)
     lines.append(
         f"total: {_amount(macs)} MACs · weights {_amount(weights)}B · activations and cache {_amount(activations)}B"
@@ -136,7 +137,7 @@ def kv_bytes_per_token(plan: Plan) -> int:
 def _row(step: Step, cost: StepCost, width: int = 26) -> str:
     kernels = " | ".join(c.kernel for c in step.choices)
     a = step.attrs
-    wide = "k" in a and ("n" in a or step.op in ("logits_projection", "screen", "shortlist"))
+    wide = "k" in a and ("n" in a or step.op in ("logits_projection", *SCREENED_HEAD))
     shape = f"{int(a['k'])} → {int(a.get('n', a.get('vocab', 0)))}" if wide else f"{int(a['k'])}" if "k" in a else ""
     op = f"{step.op} +=" if a.get("accumulate") else step.op
     label = "" if step.label == step.op else step.label

@@ -10,7 +10,6 @@ import pytest
 
 import tritium
 from command_line import tritium as run
-from tiny_models import write_tiny
 from tritium.errors import ShapeError, UnsupportedError
 
 
@@ -46,7 +45,7 @@ def test_the_same_text(pair: tuple[tritium.Model, tritium.Model], fields: dict[s
     assert counted(full, "screen")[0] == 0
     head = screened.config.vocab_size * screened.config.d_model
     if "top_k" in fields or not fields:
-        rescored, skipped = counted(screened, "shortlist")[1:]
+        rescored, skipped = counted(screened, "rescore")[1:]
         assert skipped > 0
         assert (rescored + skipped) % head == 0
     else:
@@ -73,12 +72,12 @@ def test_full_logits_do_not_ask_for_the_plane(pair: tuple[tritium.Model, tritium
 def test_the_command_line_asks_for_it(tmp_path: Path) -> None:
     texts = [run("run", "-m", "demo", "ROMEO:", "-n", "20", "--head-screen", s).stdout for s in ("on", "off", "auto")]
     assert texts[0] == texts[1] == texts[2]
-    assert "screen_plane8" in run("plan", "demo", "--head-screen", "on").stdout
-    assert "screen_plane8" not in run("plan", "demo").stdout
+    assert "screen_plane44" in run("plan", "demo", "--head-screen", "on").stdout
+    assert "screen_plane44" not in run("plan", "demo").stdout
     refused = run("run", "-m", "demo", "ROMEO:", "--head-screen", "yes")
     assert refused.returncode == 2
     assert "head_screen" in refused.stderr
     with pytest.raises(UnsupportedError, match="cannot be screened"):
-        tritium.load(write_tiny(tmp_path / "m.gguf", "llama_mha_untied_q6_k"), head_screen="on")
+        tritium.load("demo", backend="reference", head_screen="on")
     with pytest.raises(ShapeError, match="head_screen"):
         tritium.load("demo", head_screen="maybe")

@@ -26,9 +26,9 @@ NO_SELF_TEST = ("registry.cpp", "isa.status = self_test(isa.kernels, baseline);"
 QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
 LINEARS = {"i2s_gemv", "i2s_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
-BLOCKED = {"logits_projection_q8_0", "logits_projection_q6_k"}
-SHORTLISTS = {f"shortlist_{layout}" for layout in ("f32", "f16", "bf16")}
-SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS | SHORTLISTS
+BLOCKED = {f"{op}_{layout}" for op in ("logits_projection", "threshold", "rescore") for layout in ("q8_0", "q6_k")}
+RESCORES = {f"{op}_{layout}" for op in ("threshold", "rescore") for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
+SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS | RESCORES
 AWAY = "_mm256_cvttps_epi32(_mm256_add_ps({0}, _mm256_or_ps(_mm256_and_ps({0}, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(0.5f))))"
 
 
@@ -86,16 +86,24 @@ MORE_MUTANTS = {
     "order_of_a_gate_s_products": Mutant(
         "avx2", "generic/glu.h", "(g / divisor) * load(up + i)", "(g * load(up + i)) / divisor", {"silu_mul"}
     ),
-    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"} | SHORTLISTS),
+    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"}),
     "tail_of_a_row_ignored": Mutant(
-        "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", PROJECTIONS - BLOCKED | SHORTLISTS
+        "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", (PROJECTIONS | RESCORES) - BLOCKED
     ),
     "bounds_without_what_rounding_left": Mutant(
-        "avx2", "generic/screen.h", "(probe.residual_factor * rows[1][r] + probe.norm_factor * rows[2][r])",
-        "(probe.norm_factor * rows[2][r])", {"screen_plane8"},
+        "avx2", "generic/screen.h", "(splat(probe.residual_factor) * load(rows[1]) + splat(probe.norm_factor) * load(rows[2]))",
+        "(splat(probe.norm_factor) * load(rows[2]))", {"screen_plane44"},
     ),
-    "list_cut_at_the_best_bound": Mutant(
-        "avx2", "generic/screen.h", "table.rows, values[k - 1], rows, most)", "table.rows, values[0], rows, most)", SHORTLISTS
+    "better_bounds_without_what_rounding_left": Mutant(
+        "avx2", "generic/screen.h", "(probe.residual_factor * row[1] + probe.norm_factor * row[2])",
+        "(probe.norm_factor * row[2])", {"refine_plane44"},
+    ),
+    "threshold_of_the_best_alone": Mutant(
+        "avx2", "generic/rescore.h", "least = logit < least ? logit : least;", "least = i == 0 ? logit : least;",
+        {f"threshold_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")},
+    ),
+    "sixteen_codes_more_than_int16_holds": Mutant(
+        "avx2", "generic/plane_avx2.h", "kCodeFlush = 8;", "kCodeFlush = 24;", {"screen_plane44"},
     ),
     "bytes_not_counted": Mutant(
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS

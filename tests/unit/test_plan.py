@@ -16,6 +16,7 @@ from tritium.formats.gguf import open_gguf
 from tritium.graph import graph_hash
 from tritium.ir import Graph, Plan
 from tritium.models import architectures, build_graph
+from tritium.ops import SCREENED_HEAD
 from tritium.plan import make_plan
 from tritium.plan_view import describe, kv_bytes_per_token, step_costs, to_json
 
@@ -100,42 +101,43 @@ def test_costs_add_up_to_the_matrices(graphs: dict[str, Graph], backend: str) ->
 
 def test_a_screened_head_is_another_plan_of_the_same_graph(graphs: dict[str, Graph]) -> None:
     backend = backends.find("cpu")
-    for name in ("relu2_mha_tied", "relu2_gqa_untied_bf16", "llama_mha_tied_f32"):
+    for name in ("relu2_mha_tied", "relu2_gqa_untied_bf16", "llama_mha_tied_f32", "llama_mha_untied_q6_k"):
         plain, screened = (make_plan(graphs[name], backend, head_screen=screen) for screen in ("off", "on"))
         assert plain.graph_hash == screened.graph_hash
         assert plain.hash != screened.hash
-        assert [s.op for s in screened.steps[-4:]] == ["screen", "shortlist", "logits_projection", "select"]
+        assert [s.op for s in screened.steps[-6:]] == [*SCREENED_HEAD, "logits_projection", "select"]
         assert [s.op for s in plain.steps[-2:]] == ["logits_projection", "select"]
-        assert screened.steps[-3].outputs == screened.steps[-1].outputs
-        planes = [r for r in screened.residents if r.layout == "plane8"]
+        assert screened.steps[-3].outputs == screened.steps[-2].outputs
+        planes = [r for r in screened.residents if r.layout == "plane44"]
         assert [(r.rows, r.cols) for r in planes] == [(plain.vocab_size, graphs[name].config.d_model)]
         data = to_json(screened)
-        assert [s["for_candidates"] for s in data["steps"][-4:]] == [True, True, False, False]
+        assert [s["for_candidates"] for s in data["steps"][-6:]] == [True] * 4 + [False, True]
         assert "not in the total" in describe(screened)
 
 
 def test_the_bounds_of_a_screen_overlap_nothing_that_is_needed(graphs: dict[str, Graph]) -> None:
     """The hidden state lives until the full head has read it."""
     plan = make_plan(graphs["relu2_mha_tied"], backends.find("cpu"), head_screen="on")
-    screen = next(s for s in plan.steps if s.op == "screen")
-    hidden, lower, upper = (plan.buffers[o.buffer] for o in (*screen.inputs, *screen.outputs))
-    spans = sorted((b.offset, b.offset + b.width * 4 * plan.max_outputs) for b in (hidden, lower, upper))
-    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    for step in (step for step in plan.steps if step.op in SCREENED_HEAD):
+        needed = {plan.buffers[o.buffer] for o in (*step.inputs, *step.outputs, *plan.steps[-2].inputs)}
+        spans = sorted((b.offset, b.offset + b.width * 4 * plan.max_outputs) for b in needed)
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
 def test_a_small_vocabulary_is_screened_only_when_asked(graphs: dict[str, Graph]) -> None:
     graph, backend = graphs["relu2_mha_tied"], backends.find("cpu")
     assert make_plan(graph, backend).hash == make_plan(graph, backend, head_screen="off").hash
-    assert backend.head_plane("f16", 128256, 2560, "auto") == "plane8"
-    assert backend.head_plane("q6_k", 128256, 2560, "auto") is None
+    assert backend.head_plane("f16", 128256, 2560, "auto") == "plane44"
+    assert backend.head_plane("q6_k", 128256, 2560, "auto") == "plane44"
     assert backend.head_plane("f16", 128256, 1 << 17, "auto") is None
     assert backends.find("reference").head_plane("f16", 128256, 2560, "auto") is None
 
 
 def test_a_head_that_cannot_be_screened_is_refused(graphs: dict[str, Graph]) -> None:
-    for name, backend in (("llama_mha_untied_q6_k", "cpu"), ("relu2_mha_tied", "reference")):
-        with pytest.raises(UnsupportedError, match="cannot be screened"):
-            make_plan(graphs[name], backends.find(backend), head_screen="on")
+    with pytest.raises(UnsupportedError, match="cannot be screened"):
+        make_plan(graphs["relu2_mha_tied"], backends.find("reference"), head_screen="on")
+    with pytest.raises(UnsupportedError, match="cannot be screened"):
+        backends.find("cpu").head_plane("f16", 128256, 1 << 17, "on")
     with pytest.raises(ShapeError, match="head_screen"):
         make_plan(graphs["relu2_mha_tied"], backends.find("cpu"), head_screen="yes")
 

@@ -15,7 +15,8 @@ from tritium.backends.packed import PackedStore
 from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
 from tritium.kernel_table import kernel_table
-from tritium.layouts import I2S_LAYOUTS, LAYOUTS
+from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
+from tritium.ops import SCREENED_HEAD
 from tritium.types import Batch, StepCount, StepResult
 
 PANEL_ROWS = 16
@@ -23,7 +24,7 @@ PANEL_DEPTH = 16
 ALIGNMENT = 64
 MAX_TOP_K = 1024
 _DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
-PLANE_LAYOUT = "plane8"
+PLANE_LAYOUT = "plane44"
 SCREEN_VOCAB = 1 << 14
 """From this many rows on the head weighs enough for its plane to pay."""
 SCREEN_DEPTH = 1 << 16
@@ -113,11 +114,9 @@ class CpuBackend:
         """Ternary matrices become panels, vectors f32; embedding and head stay as they are in the file."""
         if op == "linear":
             return "i2s"
-        if op == "screen":
+        if op in ("screen", "refine"):
             return PLANE_LAYOUT
-        if op == "shortlist":
-            return file_layout
-        if op in ("embedding", "logits_projection"):
+        if op in ("embedding", "logits_projection", "threshold", "rescore"):
             if file_layout not in _TABLES:
                 raise UnsupportedError(
                     "no native kernel", where=f"{op} on {file_layout}", expected=" or ".join(_TABLES)
@@ -126,21 +125,21 @@ class CpuBackend:
         return "f32"
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
-        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; planes: a byte a weight; else the file's."""
+        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; planes: two half bytes; else the file's."""
         if layout == "i2s":
             panels = rows // PANEL_ROWS
             return panels * -(-cols // PANEL_DEPTH) * 64 + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
         if layout == PLANE_LAYOUT:
-            return -(-rows // PANEL_ROWS) * (-(-cols // 4) * 64 + 3 * 4 * PANEL_ROWS) + ALIGNMENT
+            return sum(head_plane_bytes(rows, cols)) + ALIGNMENT
         return LAYOUTS[layout].nbytes((rows, cols))
 
     def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
-        """Heads of two bytes a weight and more, once the vocabulary is large and integer products are quicker than memory."""
+        """Any head, once the vocabulary is large and integer products are quicker than memory."""
         best = self._rows[0].isa
         if head_screen == "off" or (head_screen == "auto" and (vocab < SCREEN_VOCAB or best == "scalar")):
             return None
         covered = {row.op for row in self._rows if row.layout in (PLANE_LAYOUT, file_layout)}
-        if file_layout in _FLOATS and k <= SCREEN_DEPTH and {"screen", "shortlist"} <= covered:
+        if k <= SCREEN_DEPTH and covered.issuperset(SCREENED_HEAD):
             return PLANE_LAYOUT
         refuse_screen(head_screen, f"{file_layout}, {k} columns")
         return None

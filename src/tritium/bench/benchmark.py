@@ -20,6 +20,7 @@ from tritium.engine.model import Model
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan
+from tritium.ops import SCREENED_HEAD
 from tritium.types import Trace
 
 PROBE_BYTES = 512 << 20
@@ -29,8 +30,7 @@ Part = Literal["body", "head", "kv", "other"]
 _PARTS: dict[str, Part] = {
     "linear": "body",
     "logits_projection": "head",
-    "screen": "head",
-    "shortlist": "head",
+    **dict.fromkeys(SCREENED_HEAD, "head"),
     "attention": "kv",
 }
 

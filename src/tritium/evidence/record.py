@@ -17,6 +17,7 @@ from tritium import env
 from tritium.errors import NumericsError
 from tritium.evidence.source import read_source
 from tritium.ir import Plan
+from tritium.ops import SCREENED_HEAD
 from tritium.profile import PROFILE_HASH
 from tritium.receipts import jcs, registry
 from tritium.receipts.schema import EVIDENCE_VERSION, SCHEMA_VERSION
@@ -31,12 +32,11 @@ FAMILIES = {
     "linear": "body",
     "attention": "attention",
     "logits_projection": "head",
-    "screen": "head",
-    "shortlist": "head",
+    **dict.fromkeys(SCREENED_HEAD, "head"),
 }
 """Op → matrix family; every other op is "other"."""
 
-STAGES = {"embedding": "embed", "logits_projection": "logits", "screen": "logits", "shortlist": "logits"}
+STAGES = {"embedding": "embed", "logits_projection": "logits", **dict.fromkeys(SCREENED_HEAD, "logits")}
 """Op → stage; every other op is "forward", and what passes between steps is "sample"."""
 
 PROBE_BYTES = 256 << 20
@@ -313,13 +313,13 @@ def _ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
         if family == "body" and entry is not None and entry.kind in ("quantized", "gpu"):
             quantized += c.macs + c.macs_skipped
     body = families["body"]["macs"] + families["body"]["macs_skipped"]
-    work = {op: [0, 0] for op in ("logits_projection", "shortlist")}
+    work = {op: [0, 0] for op in ("logits_projection", "rescore")}
     for c in trace.counts:
         if _op(c) in work:
             work[_op(c)][0] += c.macs
             work[_op(c)][1] += c.macs_skipped
     width = _width(plan)
-    full, rescored, excluded = (n // width for n in (work["logits_projection"][0], *work["shortlist"]))
+    full, rescored, excluded = (n // width for n in (work["logits_projection"][0], *work["rescore"]))
     return {
         "n_steps": trace.n_steps,
         "n_tokens": trace.n_tokens,

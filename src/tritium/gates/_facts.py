@@ -13,6 +13,7 @@ from typing import Any
 from tritium.receipts import registry
 
 LINEAR, ATTENTION, HEAD = "linear", "attention", "logits_projection"
+SCREENED_HEAD = ("screen", "threshold", "refine", "rescore")
 
 
 def ids_hash(ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tritium.gates._check import Check, check, not_applicable
-from tritium.gates._facts import Facts
+from tritium.gates._facts import SCREENED_HEAD, Facts
 from tritium.gates._policy import Policy
 from tritium.receipts import jcs, registry
 
@@ -24,6 +24,12 @@ BITS = {
 I2S_TAIL_BYTES = 32
 TERNARY = ("i2_s", "i2_s_64", "i2_s_4row", "tq1_0", "tq2_0", "hf_u8", "tl1", "tl2", "qk256", "q2_0", "pq2_0", "ptq1_0")
 PANEL_ROWS, PANEL_COLUMNS, PANEL_BYTES, ALIGNMENT = 16, 16, 64, 64
+
+
+def plane_bytes(rows: int, cols: int) -> tuple[int, int]:
+    """What a head's plane44 takes: panels of 16 rows × 8 columns with three floats a row; of 128 columns with four."""
+    panels = -(-rows // PANEL_ROWS)
+    return panels * (64 * -(-cols // 8) + 12 * PANEL_ROWS), panels * PANEL_ROWS * (64 * -(-cols // 128) + 16)
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
@@ -140,7 +146,7 @@ def _layouts(facts: Facts) -> Check:
         entry = registry.find(s.kernel)
         if entry is None or entry.layout in ("any", "none") or s.op == "rope_kv":
             continue
-        names = [facts.head_name] if s.op in ("screen", "shortlist") else matrices(s.block, s.label)
+        names = [facts.head_name] if s.op in SCREENED_HEAD else matrices(s.block, s.label)
         for name in names:
             if entry.layout not in resident_of.get(name, set()):
                 return check("layout_map", "E1", False, f"{s.kernel} on {name}",
@@ -176,9 +182,9 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
         rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
         panels = rows // PANEL_ROWS
         nbytes = panels * -(-r["cols"] // PANEL_COLUMNS) * PANEL_BYTES + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
-    elif r["layout"] == "plane8":
+    elif r["layout"] == "plane44":
         rows = shapes[0][0]
-        nbytes = -(-rows // PANEL_ROWS) * (-(-r["cols"] // 4) * 64 + 12 * PANEL_ROWS) + ALIGNMENT
+        nbytes = sum(plane_bytes(rows, r["cols"])) + ALIGNMENT
     else:
         rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
         expected = file_bytes(r["layout"], rows * shapes[0][-1])

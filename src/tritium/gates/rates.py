@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check, not_applicable
-from tritium.gates._facts import Facts
+from tritium.gates._facts import HEAD, SCREENED_HEAD, Facts
 from tritium.gates._policy import Policy
 from tritium.receipts import registry
 
-STAGE_OF = {"embedding": "embed", "logits_projection": "logits", "screen": "logits", "shortlist": "logits"}
+STAGE_OF = {"embedding": "embed", HEAD: "logits", **dict.fromkeys(SCREENED_HEAD, "logits")}
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from statistics import median
 
 from tritium.gates._check import Check, check, not_applicable
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, SCREENED_HEAD, Facts
 from tritium.gates._policy import Policy
 
-FAMILY_OF = {LINEAR: "body", ATTENTION: "attention", HEAD: "head", "screen": "head", "shortlist": "head"}
+FAMILY_OF = {LINEAR: "body", ATTENTION: "attention", HEAD: "head", **dict.fromkeys(SCREENED_HEAD, "head")}
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, SCREENED_HEAD, Facts, StepWork
 from tritium.gates._policy import Policy
-from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes, matrices
+from tritium.gates.identity import PANEL_BYTES, PANEL_COLUMNS, PANEL_ROWS, file_bytes, matrices, plane_bytes
 from tritium.receipts import registry
 
-READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", "screen", "shortlist")
+READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", *SCREENED_HEAD)
 """Ops that read weights."""
 
 
@@ -44,7 +44,7 @@ def _weights(facts: Facts) -> Check:
             return check(
                 "weight_bytes", "E3", False, s.bytes, expected, f"{s.block}.{s.label}: bytes of its weights times calls"
             )
-        if s.op in ("screen", "shortlist"):
+        if s.op in SCREENED_HEAD:
             wrong = _screened_bytes(facts, s)
             if wrong is not None:
                 return wrong
@@ -58,19 +58,21 @@ def _weights(facts: Facts) -> Check:
 
 
 def _screened_bytes(facts: Facts, s: StepWork) -> Check | None:
-    """A plane: a byte a weight in panels of 16 rows × 4 columns and three floats a row, once a call. A shortlist: its rows."""
+    """The high halves of the plane once a call; low halves and the head itself by rows."""
     vocab, width = facts.config["vocab_size"], facts.config["d_model"]
     entry = registry.find(s.kernel)
+    high, low = plane_bytes(vocab, width)
     if s.op == "screen":
         # A call whose hidden states have no bounds reads nothing.
-        whole = -(-vocab // 16) * (-(-width // 4) * 64 + 192)
-        expected = min(s.calls, s.bytes // whole) * whole
+        expected = min(s.calls, s.bytes // high) * high
+    elif s.op == "refine":
+        expected = s.macs // width * (low // (-(-vocab // PANEL_ROWS) * PANEL_ROWS))
     else:
         row = file_bytes(entry.layout if entry else "", width)
         expected = 0 if row is None else s.macs // width * row
     if s.bytes == expected:
         return None
-    return check("weight_bytes", "E3", False, s.bytes, expected, f"{s.label}: the plane a call, the rows rescored")
+    return check("weight_bytes", "E3", False, s.bytes, expected, f"{s.label}: the plane a call, then rows")
 
 
 def _expected(facts: Facts, block: int, label: str, kernel: str, names: list[str], calls: int) -> int | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import ATTENTION, HEAD, LINEAR, Facts, StepWork
+from tritium.gates._facts import ATTENTION, HEAD, LINEAR, SCREENED_HEAD, Facts, StepWork
 from tritium.gates._policy import Policy
 from tritium.gates.identity import matrices
 from tritium.receipts import registry
 
 NAMES = ("positions", "calls", "coverage", "body_macs", "attention_macs", "head_macs", "quantized_fraction")
-SCREEN, SHORTLIST = "screen", "shortlist"
 SKIPPABLE = ("ffn_up", "ffn_down", "ffn_gate+ffn_up", "ffn_gate")
 
 
@@ -60,10 +59,10 @@ def _calls(facts: Facts) -> Check:
     calls: dict[tuple[int, str, str], int] = {}
     for s in facts.steps:
         calls[s.block, s.label, s.op] = calls.get((s.block, s.label, s.op), 0) + s.calls
-    screened = any(op == SHORTLIST for _, _, op in calls)
+    screened = any(op in SCREENED_HEAD for _, _, op in calls)
     for (block, label, op), n in calls.items():
-        if screened and op in (HEAD, "select", SCREEN, SHORTLIST):
-            # Bounds first, the full head for what they leave open: at most once each.
+        if screened and op in (HEAD, "select", *SCREENED_HEAD):
+            # A pass takes one of two ways to its logits, or to candidates among them.
             if n > with_logits:
                 return check("calls", "E3", False, n, with_logits, f"{block}.{label}: a step runs once a pass")
             continue
@@ -152,7 +151,7 @@ def _attention(facts: Facts) -> Check:
         (
             s
             for s in facts.steps
-            if s.op not in (LINEAR, ATTENTION, HEAD, SCREEN, SHORTLIST) and (s.macs or s.macs_skipped)
+            if s.op not in (LINEAR, ATTENTION, HEAD, *SCREENED_HEAD) and (s.macs or s.macs_skipped)
         ),
         None,
     )
@@ -169,17 +168,22 @@ def _head(facts: Facts) -> Check:
         return check("head_macs", "E3", False, f"{rows['full']} full, {rows['screened']} screened", expected,
                      "Each output scores every row of the vocabulary, in full or screened")  # fmt: skip
     width = c["d_model"]
-    found = {op: sum(s.macs for s in facts.steps if s.op == op) for op in (HEAD, SCREEN, SHORTLIST)}
-    spared = sum(s.macs_skipped for s in facts.steps if s.op == SHORTLIST)
-    # Bounds are drawn for whole rows of logits, also for those that they then leave to the full head.
-    if found[SCREEN] % (c["vocab_size"] * width) or not rows["screened"] * width <= found[SCREEN] <= expected * width:
+    found = {op: sum(s.macs for s in facts.steps if s.op == op) for op in (HEAD, *SCREENED_HEAD)}
+    spared = {op: sum(s.macs_skipped for s in facts.steps if s.op == op) for op in (HEAD, *SCREENED_HEAD)}
+    bounded = found["screen"]
+    # Bounds are drawn for whole rows of logits, where the hidden state has them.
+    if bounded % (c["vocab_size"] * width) or bounded > rows["screened"] * width:
+        return check("head_macs", "E3", False, bounded, rows["screened"] * width, "The plane's share: rows · d_model")
+    if found["refine"] + spared["refine"] != bounded:
+        return check("head_macs", "E3", False, found["refine"], bounded, "Better bounds for rows that have bounds")
+    if found["threshold"] > found["rescore"] or found["threshold"] % width:
         return check(
-            "head_macs", "E3", False, found[SCREEN], rows["screened"] * width, "The plane's share: rows · d_model"
+            "head_macs", "E3", False, found["threshold"], found["rescore"], "What sets the threshold reaches it"
         )
-    macs = found[HEAD] + found[SHORTLIST] + spared
+    macs = found[HEAD] + found["rescore"] + spared["rescore"]
     bound = (rows["full"] + rows["screened"]) * width
-    if found[SHORTLIST] != rows["rescored"] * width:
-        return check("head_macs", "E3", False, found[SHORTLIST], rows["rescored"] * width, "rows · d_model, rescored")
+    if found["rescore"] != rows["rescored"] * width:
+        return check("head_macs", "E3", False, found["rescore"], rows["rescored"] * width, "rows · d_model, rescored")
     return check("head_macs", "E3", macs == bound, macs, bound, "rows · d_model, full, rescored and ruled out")
 
 
