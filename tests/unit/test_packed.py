@@ -257,7 +257,7 @@ def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:
 
 PACKED_BYTES = {
     ("i2s", 1): "7108c6177eda5c1881bfe8f1ce4df96c956a793764554a8dcfe4475ce03410a3",
-    ("plane8", 1): "8c9d5c90f28104bf48106dcca32c690c29db59426ac48c8604f0d688ffb0c0ab",
+    ("plane44", 1): "21e771410ef36d0028090465268464b78456abf5bb6637dc024ba5287dfe50df",
 }
 
 
@@ -268,7 +268,7 @@ def test_packed_bytes_change_only_with_their_version() -> None:
     part = (LAYOUTS["i2_s"].pack_trits(trits, np.array([0.75], np.float32)), 35, 128, 0.75, "128")
     found["i2s", cpu.PACKED["i2s"][0]] = _native.pack_i2s([part], 1)
     head = (np.arange(35 * 64, dtype=np.float32) % 97 - 48).astype(np.float16)
-    found["plane8", cpu.PACKED["plane8"][0]] = _native.pack_plane(head.view(np.uint8), "f16", 35, 64, 1)
+    found["plane44", cpu.PACKED["plane44"][0]] = _native.pack_plane(head.view(np.uint8), "f16", 35, 64, 1)
     assert {layout for layout, _ in found} == set(cpu.PACKED)
     assert {key: hashlib.sha256(data.tobytes()).hexdigest() for key, data in found.items()} == PACKED_BYTES
 
