@@ -113,6 +113,7 @@ lint: build
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) scripts/generate_docs.py --check
+	@$(VENV)/bin/tritium docs-audit
 
 build: $(STAMP)
 	@cmake --build $(BUILD) >$(BUILD)/build.log 2>&1 || { cat $(BUILD)/build.log; exit 1; }

@@ -47,9 +47,9 @@ def command(
 ) -> None:
     """Write a model with random weights, the sizes of a published one and the tokenizer of VOCAB.
 
-    Unless --plain, the weights have the statistics that speed may depend on: 42 % zero trits, 80 % zeros in front of the
-    FFN's down projection (of a relu² graph), and a final hidden state with cosine 0.15 to the row of the best token. The same
-    options give the same file on every machine.
+    Unless --plain, the weights have statistics of trained ones: 42 % zero trits, 80 % zeros in front of the FFN's down
+    projection (of a relu² graph), and a final hidden state with cosine 0.15 to the row of the best token. The same options give
+    the same file on every machine.
     """
     from tritium.bench.planted import measure as measure_planted
     from tritium.bench.synthetic import SHAPES, Recipe, make_model
