@@ -5,8 +5,8 @@ performance. A comment after it, or in front of a block of code for the claims i
 
     It decodes 24.1 tok/s <!-- bound: docs/baselines/2026-01-31/cpu.json#tokens_per_second speed=E2 -->.
 
-The file is a receipt in a dated folder below docs/baselines, which the judge has to accept at that level (the default is speed=E2),
-or a policy: a TOML file, whose numbers are limits and not measurements. A field is a dotted path, ``a.b[0].c``; a pattern of
+The file is a receipt in a dated folder below docs/baselines, which the judge has to accept at that level (the default is
+speed=E2), or a policy: a TOML file, whose numbers are limits and not measurements. A field is a dotted path, ``a.b[0].c``; a pattern of
 several receipts, ``docs/baselines/2026-01-31/*.json``, stands for their median. A range, "10–20", takes two references.
 """
 
@@ -75,9 +75,9 @@ _CLAIM = re.compile(
     rf"(?P<unit>{'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})(?![\w/])"
 )
 _WORDS = re.compile(
-    r"\b(?:fast(?:er|est)?|slow(?:er|est|s)?|slow-?down|speed(?:s|-?up)?|latency|throughput|performance|prefill\w*|decod\w+|bandwidth"
-    r"|overhead|memory|RSS|resident|load(?:s|ed|ing)?|takes?|took|startup|quick(?:er|ly)?|time per token|TTFT|TPOT|benchmarks?|accuracy"
-    r"|regressions?)\b",
+    r"\b(?:fast(?:er|est)?|slow(?:er|est|s)?|slow-?down|speed(?:s|-?up)?|latency|throughput|performance|prefill\w*|decod\w+"
+    r"|bandwidth|overhead|memory|RSS|resident|load(?:s|ed|ing)?|takes?|took|startup"
+    r"|quick(?:er|ly)?|time per token|TTFT|TPOT|benchmarks?|accuracy|regressions?)\b",
     re.IGNORECASE,
 )
 _BOUND = re.compile(r"<!--\s*bound:\s*(?P<body>.*?)\s*-->", re.DOTALL)
@@ -178,7 +178,7 @@ def _blocks(text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def _speaks_of_performance(block: str, at: int, is_code: bool) -> bool:
-    """Whether a word of performance stands in the number's sentence, in its line of code, or in its row or the head of its table."""
+    """Whether a word of performance stands in the number's sentence, line of code, or row or head of its table."""
     line_start = block.rfind("\n", 0, at) + 1
     line = block[line_start : block.find("\n", at) if "\n" in block[at:] else len(block)]
     if line.lstrip().startswith("|"):

@@ -32,8 +32,8 @@ def command(paths: tuple[Path, ...], root: Path, do_fix: bool, as_json: bool) ->
 
     A claim of performance is a number with tok/s, GB/s and the like, or with ms, ×, %, MB in a sentence that speaks of performance.
     It must be followed by a comment that binds it, <!-- bound: FILE#FIELD speed=E2 -->, to a receipt in a dated folder of
-    docs/baselines that the judge accepts at that level, and be equal to it after rounding; a limit is bound to a policy, a TOML
-    file. Prints the inventory: file, line, claim, status. Commands must exist with their options and name their device,
+    docs/baselines that the judge accepts at that level, and be equal to it after rounding; a limit is bound to a policy, a
+    TOML file. Prints the inventory: file, line, claim, status. Commands must exist with their options and name their device,
     environment lines must be the standard ones, links must resolve. Exit 0: nothing to correct; 1: otherwise.
     """
     from tritium.bench.claims import check_claims, find_claims, fix
