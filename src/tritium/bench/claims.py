@@ -5,10 +5,10 @@ performance. A comment after it, or in front of a block of code for the claims i
 
     It decodes 24.1 tok/s <!-- bound: docs/baselines/2026-01-31/cpu.json#tokens_per_second speed=E2 -->.
 
-The file is a receipt in a dated folder below docs/baselines, which the judge has to accept at that level (the default is
-speed=E2), or a policy: a TOML file, whose numbers are limits and not measurements. A field is a dotted path, ``a.b[0].c``; a pattern of
-several receipts, ``docs/baselines/2026-01-31/*.json``, stands for their median. A range, "10–20", takes two references.
-"""
+The file is a receipt in a dated folder below docs/baselines, which the judge has to accept at that level (the default
+is speed=E2), or a policy: a TOML file, whose numbers are limits and not measurements. A field is a dotted path,
+``a.b[0].c``; a pattern of several receipts, ``docs/baselines/2026-01-31/*.json``, stands for their median. A range,
+"10–20", takes two references."""
 
 from __future__ import annotations
 

@@ -30,11 +30,12 @@ DEFAULT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "examples")
 def command(paths: tuple[Path, ...], root: Path, do_fix: bool, as_json: bool) -> None:
     """Check the Markdown files PATHS, or all below a folder; without PATHS the documentation of the current project.
 
-    A claim of performance is a number with tok/s, GB/s and the like, or with ms, ×, %, MB in a sentence that speaks of performance.
-    It must be followed by a comment that binds it, <!-- bound: FILE#FIELD speed=E2 -->, to a receipt in a dated folder of
-    docs/baselines that the judge accepts at that level, and be equal to it after rounding; a limit is bound to a policy, a
-    TOML file. Prints the inventory: file, line, claim, status. Commands must exist with their options and name their device,
-    environment lines must be the standard ones, links must resolve. Exit 0: nothing to correct; 1: otherwise.
+    A claim of performance is a number with tok/s, GB/s and the like, or with ms, ×, %, MB in a sentence that speaks
+    of performance. It must be followed by a comment that binds it, <!-- bound: FILE#FIELD speed=E2 -->, to a receipt
+    in a dated folder of docs/baselines that the judge accepts at that level, and be equal to it after rounding; a
+    limit is bound to a policy, a TOML file. Prints the inventory: file, line, claim, status. Commands must exist with
+    their options and name their device, environment lines must be the standard ones, links must resolve. Exit 0:
+    nothing to correct; 1: otherwise.
     """
     from tritium.bench.claims import check_claims, find_claims, fix
     from tritium.bench.docs_lint import lint
