@@ -11,8 +11,8 @@ from typing import Any
 
 from tritium.backends import cpu
 from tritium.bench.benchmark import Limits, bytes_by_part, op_table, prompt_of, run
-from tritium.bench.process import memory
 from tritium.engine.model import Model, load
+from tritium.resources import memory
 
 
 def answer(model: Model, request: dict[str, Any]) -> dict[str, Any]:

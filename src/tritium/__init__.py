@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tritium.errors import FormatError as FormatError
     from tritium.errors import GateError as GateError
     from tritium.errors import NumericsError as NumericsError
+    from tritium.errors import OutOfMemoryError as OutOfMemoryError
     from tritium.errors import ShapeError as ShapeError
     from tritium.errors import TritiumError as TritiumError
     from tritium.errors import UnsupportedError as UnsupportedError
@@ -31,6 +32,7 @@ _HOMES = {
     "GenerationResult": "engine.generate",
     "Model": "engine.model",
     "NumericsError": "errors",
+    "OutOfMemoryError": "errors",
     "SamplingParams": "engine.sampling",
     "ShapeError": "errors",
     "Tokenizer": "engine.tokenizer",
@@ -45,6 +47,7 @@ __all__ = [
     "GenerationResult",
     "Model",
     "NumericsError",
+    "OutOfMemoryError",
     "SamplingParams",
     "ShapeError",
     "Tokenizer",

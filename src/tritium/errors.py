@@ -59,6 +59,12 @@ class ShapeError(TritiumError):
     exit_code = 2
 
 
+class OutOfMemoryError(TritiumError, MemoryError):
+    """The machine, or the control group, has less memory left than a model needs; nothing was allocated."""
+
+    exit_code = 1
+
+
 class NumericsError(TritiumError):
     """A NaN, an overflow or a parity failure: the numbers cannot be trusted."""
 

@@ -19,7 +19,7 @@ from tiny_models import write_tiny
 
 LINE = re.compile(
     r"^(\d+) tokens · [\d.e+]+ tok/s · [\d.e+-]+ ms/token · [\d.e+-]+ GB/s · "
-    r"[\d.e+-]+ % of measured bandwidth [\d.e+]+ GB/s · logits sha256 ([0-9a-f]{16})$"
+    r"[\d.e+-]+ % of measured bandwidth [\d.e+]+ GB/s · memory \d+ MiB \+ \d+ MiB mapped · logits sha256 ([0-9a-f]{16})$"
 )
 
 

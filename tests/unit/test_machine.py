@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tritium.backends import cpu
 from tritium.bench.machine import Cache, count_cpus, parse_size, read_machine
+from tritium.resources import available_memory, cpu_quota, usable_cpus
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -78,3 +80,53 @@ def test_this_machine_has_cpus() -> None:
     machine = read_machine()
     assert machine.n_cpus >= 1
     assert machine.python.startswith("3.")
+
+
+def test_a_group_below_the_root_limits_too(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/a/b",
+            "proc/meminfo": "MemAvailable:    8192 kB",
+            "sys/fs/cgroup/a/cpu.max": "250000 100000",
+            "sys/fs/cgroup/a/b/cpu.max": "max 100000",
+            "sys/fs/cgroup/a/memory.max": "3000000",
+            "sys/fs/cgroup/a/memory.current": "2500000",
+            "sys/fs/cgroup/a/memory.stat": "anon 1400000\ninactive_file 300000\nactive_file 200000\ninactive_anon 7",
+            "sys/fs/cgroup/a/b/memory.max": "max",
+            "sys/fs/cgroup/a/b/memory.current": "1000",
+        },
+    )
+    assert (cpu_quota(tmp_path), available_memory(tmp_path)) == (2.5, 1_000_000)
+    assert [usable_cpus(tmp_path, set(range(n))) for n in (1, 2, 3, 64)] == [1, 2, 2, 2]
+
+
+def test_groups_of_version_1_have_a_folder_each(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:memory:/m\n3:cpu,cpuacct:/c\n0::/",
+            "proc/meminfo": "MemAvailable:    8192 kB",
+            "sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us": "50000",
+            "sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "5000",
+            "sys/fs/cgroup/memory/m/memory.limit_in_bytes": "4000",
+            "sys/fs/cgroup/memory/m/memory.usage_in_bytes": "5000",
+            "sys/fs/cgroup/memory/m/memory.stat": "total_active_file 1500\nactive_file 9\ntotal_inactive_file 100",
+        },
+    )
+    assert (cpu_quota(tmp_path), available_memory(tmp_path)) == (0.5, 600)
+    assert usable_cpus(tmp_path, set(range(8))) == 1
+
+
+def test_no_limit_is_told(tmp_path: Path) -> None:
+    assert (cpu_quota(tmp_path), available_memory(tmp_path), usable_cpus(tmp_path, {3, 5})) == (None, None, 2)
+    write(tmp_path, {"proc/self/cgroup": "nonsense\n::\n0::/../..", "proc/meminfo": "MemFree: 1 kB"})
+    assert (cpu_quota(tmp_path), available_memory(tmp_path)) == (None, None)
+
+
+def test_the_default_is_a_thread_for_each_cpu_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu.default_threads() == usable_cpus()
+    monkeypatch.setenv("TRITIUM_THREADS", "7")
+    assert cpu.default_threads() == 7

@@ -16,10 +16,13 @@ from tritium import _native
 from tritium.backends import cpu, packed
 from tritium.backends.packed import ALIGNMENT, KEY_NAME, MAGIC, SUFFIX, PackedStore, stored
 from tritium.engine.model import load
-from tritium.errors import FormatError
+from tritium.errors import FormatError, OutOfMemoryError
 from tritium.formats.gguf import open_gguf
-from tritium.ir import Resident
+from tritium.ir import Resident, encode_plan
 from tritium.layouts import LAYOUTS
+from tritium.models import build_graph
+from tritium.ops import OPS
+from tritium.plan import make_plan
 
 WANTED = [
     Resident(("a", "b"), "i2s", 16, 16, 5000),
@@ -244,6 +247,37 @@ def test_a_model_runs_the_same_from_mapped_weights(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_native, "pack_plane", lambda *_: calls.append("pack_plane"))
     assert logits() == expected
     assert calls == []
+
+
+def test_too_little_memory_is_refused_before_anything_is_allocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", "relu2_mha_tied")
+    folder = tmp_path / "packed"
+    with open_gguf(path) as file:
+        plan = make_plan(build_graph(file.metadata, file.tensors), cpu.backend(), head_screen="on")
+        binary = encode_plan(plan, OPS)
+        packed_bytes = sum(r.nbytes for r in plan.residents if r.layout in cpu.PACKED)
+        cache_bytes = 2 * 2 * 2 * plan.n_kv_heads * plan.head_dim * plan.kv_block * 100
+        needed = packed_bytes + cache_bytes + plan.arena_bytes
+        needed += sum(r.nbytes for r in plan.residents if r.layout == "f32")
+        kept = PackedStore(folder, file.root, 1)
+        monkeypatch.setattr(_native, "Program", lambda *_: None)
+
+        def make(available: int, store: PackedStore | None = None) -> None:
+            cpu.CpuProgram(plan, binary, file, 1, 100, store, available)
+
+        make(needed)
+        monkeypatch.setattr(packed, "LEAST_BYTES", 0)
+        make(needed, kept)
+        make(needed - packed_bytes + max(r.nbytes for r in plan.residents if r.layout in cpu.PACKED), kept)
+        (folder / KEY_NAME).unlink()
+        folder.chmod(0o755)
+        monkeypatch.setattr(packed, "SPARE_BYTES", 1 << 60)
+        for store in (None, kept):
+            with pytest.raises(OutOfMemoryError, match="not enough memory: expected .* MiB available. Close") as caught:
+                make(needed - 1, store)
+            assert isinstance(caught.value, MemoryError)
 
 
 def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:

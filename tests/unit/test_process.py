@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritium.bench.process import AnonymousPeak, Energy, memory
+from tritium.bench.process import AnonymousPeak, Energy
+from tritium.resources import memory
 
 
 def zone(root: Path, name: str, uj: int, most: int = 999) -> Path:

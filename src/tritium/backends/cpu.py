@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -12,11 +11,12 @@ from numpy.typing import NDArray
 from tritium import _native, env, numerics
 from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.backends.packed import PackedStore
-from tritium.errors import FormatError, NumericsError, ShapeError, UnsupportedError
+from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
 from tritium.kernel_table import kernel_table
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
 from tritium.ops import SCREENED_HEAD
+from tritium.resources import available_memory, usable_cpus
 from tritium.types import Batch, StepCount, StepResult
 
 PANEL_ROWS = 16
@@ -158,24 +158,26 @@ def backend() -> CpuBackend:
 
 
 def default_threads() -> int:
-    """TRITIUM_THREADS, else the CPUs that this process may use."""
-    wanted = env.threads()
-    if wanted is not None:
-        return wanted
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """TRITIUM_THREADS, else the CPUs that affinity and control groups leave this process."""
+    return env.threads() or usable_cpus()
 
 
 class CpuProgram:
-    """The native executor with its weights. One step is one call; the interpreter's lock is released during it."""
+    """The native executor with its weights. One step is one call; the interpreter's lock is released during it.
+
+    ``available``: bytes that may be taken; None asks the system. Errors: OutOfMemoryError before weights, cache and buffers are
+    allocated; FormatError for a weight that cannot be packed.
+    """
 
     def __init__(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int, kv_blocks: int,
-        store: PackedStore | None = None,
+        store: PackedStore | None = None, available: int | None = None,
     ) -> None:  # fmt: skip
         self.n_threads = n_threads
         self._plan = plan
-        self._native = _native.Program(binary, residents(plan, source, n_threads, store), kv_blocks, n_threads)
+        left = available_memory() if available is None else available
+        weights = residents(plan, source, n_threads, store, partial(_check_memory, plan, kv_blocks, left))
+        self._native = _native.Program(binary, weights, kv_blocks, n_threads)
         self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
         self._logits = np.empty((0, plan.vocab_size), np.float32)
         self._ids = _EMPTY_I32
@@ -233,26 +235,43 @@ class CpuProgram:
 
 
 def residents(
-    plan: Plan, source: TensorSource, n_threads: int, store: PackedStore | None = None
-) -> list[NDArray[np.uint8]]:
+    plan: Plan, source: TensorSource, n_threads: int, store: PackedStore | None = None,
+    take: Callable[[int], None] = lambda n_bytes: None,
+) -> list[NDArray[np.uint8]]:  # fmt: skip
     """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one.
 
+    ``take`` is told of the bytes to come that no file stands behind, and may refuse.
     Errors: FormatError for a weight that cannot be one.
     """
     packed = [r for r in plan.residents if r.layout in PACKED]
-    if store is not None and not store.pays(sum(r.nbytes for r in packed)):
-        store = None
-    found: dict[Resident, NDArray[np.uint8]] = {}
-    for layout, (version, pack) in PACKED.items() if store is not None else ():
-        wanted = [r for r in packed if r.layout == layout]
-        mapped = (
-            store.residents(layout, version, wanted, partial(pack, source, n_threads)) if store and wanted else None
-        )
-        found |= zip(wanted, mapped or (), strict=mapped is not None)
+    total = sum(r.nbytes for r in packed)
+    mapped: dict[Resident, NDArray[np.uint8]] = {}
+    if store is not None and store.pays(total):
+        take(max(r.nbytes for r in packed))
+        for layout, (version, pack) in PACKED.items():
+            wanted = [r for r in packed if r.layout == layout]
+            found = store.residents(layout, version, wanted, partial(pack, source, n_threads)) if wanted else []
+            mapped |= zip(wanted, found or (), strict=found is not None)
+    take(total - sum(r.nbytes for r in mapped))
     rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
     computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
     # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
-    return [found[r] if r in found else _resident(r, source, computed, n_threads) for r in plan.residents]
+    return [mapped[r] if r in mapped else _resident(r, source, computed, n_threads) for r in plan.residents]
+
+
+def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int) -> None:
+    """Refuse to begin what the memory that is left cannot hold."""
+    cache = 4 * plan.n_kv_layers * plan.n_kv_heads * plan.head_dim * plan.kv_block * kv_blocks
+    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32")
+    need = packed + cache + tables + plan.arena_bytes
+    if available is not None and need > available:
+        parts = {"packed weights": packed, "key-value cache": cache, "buffers": plan.arena_bytes + tables}
+        raise OutOfMemoryError(
+            "not enough memory",
+            expected=f"{need >> 20} MiB (" + ", ".join(f"{name} {n >> 20}" for name, n in parts.items()) + ")",
+            got=f"{available >> 20} MiB available",
+            hint="Close other programs, or lower --max-context (max_context)",
+        )
 
 
 def _resident(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tritium.backends import cpu
-from tritium.bench.process import AnonymousPeak, Energy, Memory, forget_peak, memory
+from tritium.bench.process import AnonymousPeak, Energy, forget_peak
 from tritium.bench.stats import Summary, percentile, summarize
 from tritium.engine.generate import GenerationResult, Observer
 from tritium.engine.model import Model
@@ -21,6 +21,7 @@ from tritium.engine.sampling import SamplingParams
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan
 from tritium.ops import SCREENED_HEAD
+from tritium.resources import Memory, memory
 from tritium.types import Trace
 
 PROBE_BYTES = 512 << 20

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from tritium.resources import ROOT, allowed_cpus, available_memory, cpu_quota, read_text
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -26,8 +27,8 @@ class Machine:
     """Facts about the machine.
 
     ``n_cpus`` are those that this process may use, ``n_cores`` the physical cores behind them; ``cpu_quota`` is the control
-    group's limit in CPUs; ``huge_pages`` is the mode of transparent huge pages; ``governor`` that of the first CPU; ``flags`` are
-    the first CPU's features in the kernel's words.
+    groups' limit in CPUs, ``memory_available_bytes`` what they and the machine leave; ``huge_pages`` is the mode of transparent
+    huge pages; ``governor`` that of the first CPU; ``flags`` are the first CPU's features in the kernel's words.
     """
 
     os: str
@@ -45,13 +46,6 @@ class Machine:
     huge_pages: str | None
     governor: str | None
     flags: tuple[str, ...] = ()
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:
-        return None
 
 
 def count_cpus(cpu_list: str) -> int:
@@ -74,28 +68,20 @@ def parse_size(text: str) -> int:
 def _caches(cpu: Path) -> tuple[Cache, ...]:
     caches = []
     for index in sorted((cpu / "cache").glob("index*")):
-        level, kind, size, shared = (_text(index / name) for name in ("level", "type", "size", "shared_cpu_list"))
+        level, kind, size, shared = (read_text(index / name) for name in ("level", "type", "size", "shared_cpu_list"))
         if level and kind and size and shared:
             caches.append(Cache(int(level), kind, parse_size(size), count_cpus(shared)))
     return tuple(sorted(caches, key=lambda cache: (cache.level, cache.kind)))
 
 
 def _n_cores(cpus: Path, allowed: set[int]) -> int | None:
-    cores = {_text(cpus / f"cpu{number}" / "topology" / "thread_siblings_list") for number in allowed}
+    cores = {read_text(cpus / f"cpu{number}" / "topology" / "thread_siblings_list") for number in allowed}
     return None if None in cores else len(cores)
 
 
-def _memory(root: Path, key: str) -> int | None:
-    match = re.search(rf"^{key}:\s+(\d+) kB$", _text(root / "proc/meminfo") or "", re.MULTILINE)
+def _memory_bytes(root: Path) -> int | None:
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(match[1]) * 1024 if match else None
-
-
-def _cpu_quota(root: Path) -> float | None:
-    quota, _, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
-    if not period:
-        quota = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us") or ""
-        period = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us") or ""
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _in_brackets(text: str | None) -> str | None:
@@ -103,11 +89,11 @@ def _in_brackets(text: str | None) -> str | None:
     return match[1] if match else None
 
 
-def read_machine(root: Path = Path("/"), allowed: set[int] | None = None) -> Machine:
+def read_machine(root: Path = ROOT, allowed: set[int] | None = None) -> Machine:
     """Read the facts from the file systems under ``root``; ``allowed`` are the numbers of the CPUs to count."""
     if allowed is None:
-        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cpuinfo = _text(root / "proc/cpuinfo") or ""
+        allowed = allowed_cpus()
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     cpus = root / "sys/devices/system/cpu"
@@ -120,11 +106,11 @@ def read_machine(root: Path = Path("/"), allowed: set[int] | None = None) -> Mac
         virtual=re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None,
         n_cpus=len(allowed),
         n_cores=_n_cores(cpus, allowed),
-        cpu_quota=_cpu_quota(root),
+        cpu_quota=cpu_quota(root),
         caches=_caches(cpus / "cpu0"),
-        memory_bytes=_memory(root, "MemTotal"),
-        memory_available_bytes=_memory(root, "MemAvailable"),
-        huge_pages=_in_brackets(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
-        governor=_text(cpus / "cpu0/cpufreq/scaling_governor"),
+        memory_bytes=_memory_bytes(root),
+        memory_available_bytes=available_memory(root),
+        huge_pages=_in_brackets(read_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        governor=read_text(cpus / "cpu0/cpufreq/scaling_governor"),
         flags=tuple(flags[1].split()) if flags else (),
     )

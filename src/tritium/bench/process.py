@@ -1,40 +1,17 @@
-"""What this process costs: its memory, as the operating system tells it, and the energy of the processor's counters."""
+"""What this process costs: the most memory that it held, and the energy of the processor's counters."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import resource
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tritium.resources import memory
+
 SAMPLE_S = 0.01
 _RAPL = "sys/class/powercap"
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of this process: the most it held at once; now anonymous and file-backed, None where the system does not tell."""
-
-    peak_bytes: int
-    anonymous_bytes: int | None
-    file_backed_bytes: int | None
-
-
-def memory() -> Memory:
-    """Read the process's memory from the operating system."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return Memory(peak, None, None)
-    found = dict(re.findall(r"^(RssAnon|RssFile):\s+(\d+) kB$", status, re.MULTILINE))
-    parts = [int(found[key]) * 1024 if key in found else None for key in ("RssAnon", "RssFile")]
-    return Memory(peak, *parts)
 
 
 def forget_peak() -> None:

@@ -134,7 +134,8 @@ class Figures:
 
     Speeds count the tokens after the first, from token to token. ``gb_per_s`` (10⁹ bytes) is weights and cache as the
     executor counted them, over the same time; ``bandwidth_gb_per_s`` is what this machine reads with as many threads, measured
-    right after. None where nothing was measured.
+    right after. ``anonymous_bytes`` of memory are the process's own, ``file_backed_bytes`` the system can read again, as
+    mapped weights. None where nothing was measured.
     """
 
     n_tokens: int
@@ -144,6 +145,8 @@ class Figures:
     bandwidth_gb_per_s: float | None
     bandwidth_percent: float | None
     logits_sha256: str | None
+    anonymous_bytes: int | None
+    file_backed_bytes: int | None
 
     def line(self) -> str:
         """All of it in one line."""
@@ -155,6 +158,8 @@ class Figures:
             parts.append(f"{self.gb_per_s:.3g} GB/s")
         if self.bandwidth_gb_per_s is not None:
             parts.append(f"{self.bandwidth_percent:.3g} % of measured bandwidth {self.bandwidth_gb_per_s:.3g} GB/s")
+        if self.anonymous_bytes is not None and self.file_backed_bytes is not None:
+            parts.append(f"memory {self.anonymous_bytes >> 20} MiB + {self.file_backed_bytes >> 20} MiB mapped")
         if self.logits_sha256 is not None:
             parts.append(f"logits sha256 {self.logits_sha256[:16]}")
         return " · ".join(parts)
@@ -166,9 +171,12 @@ class Figures:
 
 def figures(model: Model, result: GenerationResult) -> Figures:
     """Work out the figures of a measured generation; reads memory for a moment to know the bandwidth."""
-    n, seconds = len(result.token_ids), result.decode_ns / 1e9
+    from tritium.resources import memory
+
+    n, seconds, held = len(result.token_ids), result.decode_ns / 1e9, memory()
+    end = result.logits_sha256, held.anonymous_bytes, held.file_backed_bytes
     if n < 2 or seconds <= 0:
-        return Figures(n, None, None, None, None, None, result.logits_sha256)
+        return Figures(n, None, None, None, None, None, *end)
     speed = bandwidth = percent = None
     if result.decode_bytes and model.plan.backend == "cpu":
         from tritium.backends.cpu import read_bandwidth
@@ -177,4 +185,4 @@ def figures(model: Model, result: GenerationResult) -> Figures:
         bandwidth = read_bandwidth(model.n_threads, PROBE_BYTES)
         percent = 100 * speed / bandwidth
     steps = n - 1
-    return Figures(n, steps / seconds, 1e3 * seconds / steps, speed, bandwidth, percent, result.logits_sha256)
+    return Figures(n, steps / seconds, 1e3 * seconds / steps, speed, bandwidth, percent, *end)

@@ -63,8 +63,9 @@ def command(
 
     PROMPT comes from the argument, from a file, or from standard input; one newline at the end of the latter two is dropped.
     The last line, on stderr, tells the number of tokens; tokens a second and milliseconds a token after the first one;
-    bytes of weights and cache read a second, and their share of the bandwidth that is measured right afterwards; and the
-    start of the SHA-256 of the last position's logits. Ctrl-C ends it early and keeps what there is.
+    bytes of weights and cache read a second, and their share of the bandwidth that is measured right afterwards; the
+    process's own memory and what of files is mapped into it; and the start of the SHA-256 of the last position's
+    logits. Ctrl-C ends it early and keeps what there is.
 
     A receipt holds what the executor counted and the clock showed; "tritium verify-receipt" judges it. A run that fails or is
     interrupted writes none.

@@ -21,6 +21,7 @@ from tritium.ops import SCREENED_HEAD
 from tritium.profile import PROFILE_HASH
 from tritium.receipts import jcs, registry
 from tritium.receipts.schema import EVIDENCE_VERSION, SCHEMA_VERSION
+from tritium.resources import Memory, memory
 from tritium.types import StepCount, Trace
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Recorder:
     passes: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     usage: tuple[resource.struct_rusage, ...] = ()
     after: Trace | None = None
+    held: Memory | None = None
 
     def begin(self, ns: int) -> None:
         """Note the clocks of the submission."""
@@ -77,7 +79,7 @@ class Recorder:
         """Note the clocks and counters of the end."""
         self.end_ns, self.end_utc_ns = time.perf_counter_ns(), time.time_ns()
         self.usage = (*self.usage, resource.getrusage(resource.RUSAGE_SELF))
-        self.after = trace
+        self.after, self.held = trace, memory()
 
     def counts(self) -> Trace:
         """What was counted between the two. Errors: NumericsError if other generations ran in the same steps, or none did."""
@@ -230,7 +232,9 @@ def _run(
         "wall_ns": run.end_ns - run.start_ns,
         "user_ns": round((last.ru_utime - first.ru_utime) * 1e9),
         "system_ns": round((last.ru_stime - first.ru_stime) * 1e9),
-        "peak_rss_bytes": last.ru_maxrss * 1024,
+        "peak_rss_bytes": run.held.peak_bytes if run.held else 0,
+        "anonymous_bytes": run.held and run.held.anonymous_bytes,
+        "file_backed_bytes": run.held and run.held.file_backed_bytes,
         "major_faults": last.ru_majflt - first.ru_majflt,
         "involuntary_switches": last.ru_nivcsw - first.ru_nivcsw,
         "n_prompt": result.prompt_tokens,

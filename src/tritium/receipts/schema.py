@@ -97,7 +97,10 @@ _RUN = _object(
         "ignore_eos": _BOOLEAN,
         "token_ns": _list(_count(1), 1),
         "passes": _list(_PASS, 1),
-    }
+        "anonymous_bytes": _maybe(_count()),
+        "file_backed_bytes": _maybe(_count()),
+    },
+    optional=("anonymous_bytes", "file_backed_bytes"),
 )
 _SAMPLING = _object(
     {
