@@ -245,15 +245,27 @@ void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x
   finish(sums, T, 1, x, scales_w, column);
 }
 
-// T tokens × two panels, `panel_bytes` apart.
+// The lines that the sums of n tokens × two panels are written to, or added to, come while the products are formed.
+[[gnu::always_inline]] inline void fetch_outputs(const Tokens& x, int64_t n, int64_t column) {
+  for (int64_t t = 0; t < n; ++t) {
+    const float* out = x.out + t * x.out_stride + column;
+    __builtin_prefetch(out, 1);
+    __builtin_prefetch(out + kPanelRows, 1);
+  }
+}
+
+// T tokens × two panels, `panel_bytes` apart. The next two come to the second-level cache meanwhile.
 template <int T>
 void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   const __m512i mask = _mm512_set1_epi8(3);
   Rows32<T> s;
   clear(s);
+  fetch_outputs(x, T, column);
   const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
+    _mm_prefetch(reinterpret_cast<const char*>(block + 2 * panel_bytes), _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(block + 3 * panel_bytes), _MM_HINT_T1);
     const __m512i v = _mm512_loadu_si512(block), w = _mm512_loadu_si512(block + panel_bytes);
     add_dots(s, _mm512_and_si512(v, mask), _mm512_and_si512(w, mask), a, x.a_stride);
     add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 2), mask), _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, x.a_stride);
