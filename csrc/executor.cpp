@@ -256,8 +256,8 @@ Division Executor::divide(const StepSpec& spec, int64_t t) const {
   };
   switch (spec.rule->units) {
     case Units::rows:
-      // Below two rows the others' help costs more than it saves.
-      return {t, std::max(t / (n_workers * 4), int64_t{2})};
+      // Below two rows the others' help costs more than it saves; of few rows at a time a chain's steps find each other's in cache.
+      return {t, std::clamp(t / (n_workers * 4), int64_t{2}, int64_t{4})};
     case Units::vocab_groups:
       return streamed((plan_.vocab_size + kPanelRows - 1) / kPanelRows);
     case Units::panels: {
