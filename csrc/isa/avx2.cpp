@@ -21,6 +21,7 @@ namespace {
 // vpmaddubsw gives c0·a0 + c1·a1 with codes c in {0, 1, 2} and a in [−128, 127]: at least −512, at most 508. An int16 lane holds
 // 64 of them, 64·−512 = −32768 exactly, and not 65. A block makes 4 additions a lane, so lanes are flushed every 16 blocks.
 constexpr int64_t kFlushBlocks = 16;
+constexpr int64_t kDepth = kFlushBlocks * kPanelDepth;
 
 inline __m256i codes_of(__m256i packed, int shift) {
   return _mm256_and_si256(_mm256_srli_epi32(packed, shift), _mm256_set1_epi8(3));
@@ -31,25 +32,28 @@ inline __m256i four(const int8_t* a) {
   return _mm256_set1_epi32(word);
 }
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store_256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 // Add the pairs of int16 in every lane of 32 bits.
 inline __m256i flush(__m256i total, __m256i words) {
   return _mm256_add_epi32(total, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
 }
 
-// Σ a over n_blocks·16 activations. One vpmaddubsw of ones adds at most 256 in magnitude: flushed each time, it cannot overflow.
+// Adds Σ (a + 128) of 32 activations to four sums of 64 bits: nothing can overflow.
+inline __m256i add_bytes(__m256i total, __m256i a) {
+  const __m256i bytes = _mm256_xor_si256(a, _mm256_set1_epi8(static_cast<char>(0x80)));
+  return _mm256_add_epi64(total, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+}
+// Σ a of n activations from their sums of a + 128.
+inline int32_t sum_of(__m256i total, int64_t n) {
+  const __m128i s = _mm_add_epi64(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+  return static_cast<int32_t>(_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1) - 128 * n);
+}
+// Σ a over n_blocks·16 activations; rows are padded with zeros to a multiple of 64.
 inline int32_t sum_of(const int8_t* a, int64_t n_blocks) {
+  const int64_t n = (kPanelDepth * n_blocks + 31) / 32 * 32;
   __m256i total = _mm256_setzero_si256();
-  int64_t k = 0;
-  for (; k + 32 <= 16 * n_blocks; k += 32) {
-    total = flush(total, _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_256(a + k)));
-  }
-  if (k < 16 * n_blocks) {
-    const __m256i last = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + k)));
-    total = flush(total, _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_inserti128_si256(last, _mm_setzero_si128(), 1)));
-  }
-  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
-  s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
-  return _mm_cvtsi128_si32(s) + _mm_extract_epi32(s, 1);
+  for (int64_t k = 0; k < n; k += 32) total = add_bytes(total, load_256(a + k));
+  return sum_of(total, n);
 }
 
 // Eight rows of one token: f32(Σ code·a − Σ a)·scale, added to what is there or not.
@@ -58,9 +62,12 @@ inline void finish(__m256i acc, int32_t total, float scale, bool accumulate, flo
   _mm256_storeu_ps(out, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), y) : y);
 }
 
-// Tokens whose int32 sums stand on the stack at once, and the widest tile: 6 × 2 accumulators leave 4 registers.
-constexpr int64_t kTokens = 96;
+// The widest tile: 6 × 2 accumulators leave 4 registers. Up to kStreamed tokens a panel is read as it is stored. kTokens tokens and
+// kPanels panels at most are multiplied at once: 24 KB of activations, 96 KB of sums in the scratch memory.
 constexpr int64_t kTile = 6;
+constexpr int64_t kStreamed = 16;
+constexpr int64_t kTokens = 96;
+constexpr int64_t kPanels = 16;
 
 // int16 sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors in memory.
 template <int T>
@@ -83,20 +90,27 @@ template <int T>
   }
 }
 // Each sum is settled in its register at once. Without it gcc delays the additions until sixteen registers do not hold what it has
-// begun, and stores sums on every pass.
-[[gnu::always_inline]] inline void add_settled(__m256i& sum, __m256i product) {
-  sum = _mm256_add_epi16(sum, product);
-  asm("" : "+x"(sum));
-}
-template <int T>
+// begun, and stores sums on every pass; with all sixteen in use the addition must be told not to rename the sum either.
+struct Settled {
+  [[gnu::always_inline]] static void add(__m256i& sum, __m256i product) {
+    sum = _mm256_add_epi16(sum, product);
+    asm("" : "+x"(sum));
+  }
+};
+struct InPlace {
+  [[gnu::always_inline]] static void add(__m256i& sum, __m256i product) {
+    asm volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(product));
+  }
+};
+template <class Addition, int T>
 [[gnu::always_inline]] inline void add_products(Words<T>& s, __m256i lo, __m256i hi, const int8_t* a, int64_t stride) {
   if constexpr (T == 1) {
     const __m256i x = four(a);
-    add_settled(s.lo, _mm256_maddubs_epi16(lo, x));
-    add_settled(s.hi, _mm256_maddubs_epi16(hi, x));
+    Addition::add(s.lo, _mm256_maddubs_epi16(lo, x));
+    Addition::add(s.hi, _mm256_maddubs_epi16(hi, x));
   } else {
-    add_products(s.left, lo, hi, a, stride);
-    add_products(s.right, lo, hi, a + T / 2 * stride, stride);
+    add_products<Addition>(s.left, lo, hi, a, stride);
+    add_products<Addition>(s.right, lo, hi, a + T / 2 * stride, stride);
   }
 }
 template <int T>
@@ -110,73 +124,169 @@ template <int T>
   }
 }
 
-// Codes go from the packed bytes to the products without a stop. At most 64 additions a lane, then one flush.
-template <int T>
+// Blocks of a panel as they are stored, and with a byte a code: the four k of quad j side by side for all rows. A tile forms their
+// products with T tokens: at most 64 additions a lane, then one flush.
+struct Packed {
+  using Addition = Settled;
+  static constexpr int64_t kBytes = kPanelBlockBytes;
+  static __m256i codes(const uint8_t* half, int quad) { return codes_of(load_256(half), 2 * quad); }
+};
+struct Unpacked {
+  using Addition = InPlace;
+  static constexpr int64_t kBytes = 4 * kPanelBlockBytes;
+  static __m256i codes(const uint8_t* half, int quad) { return load_256(half + kPanelBlockBytes * quad); }
+};
+
+template <class Form, int T>
 void tile(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
   Words<T> words;
   clear(words);
-  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
+  const uint8_t* stop = block + Form::kBytes * n_blocks;
   do {
-    __builtin_prefetch(block + 2048);
-    const __m256i v = load_256(block), w = load_256(block + 32);
-    add_products(words, codes_of(v, 0), codes_of(w, 0), a, stride);
-    add_products(words, codes_of(v, 2), codes_of(w, 2), a + 4, stride);
-    add_products(words, codes_of(v, 4), codes_of(w, 4), a + 8, stride);
-    add_products(words, codes_of(v, 6), codes_of(w, 6), a + 12, stride);
+    if constexpr (Form::kBytes == kPanelBlockBytes) __builtin_prefetch(block + 2048);
+    add_products<typename Form::Addition>(words, Form::codes(block, 0), Form::codes(block + 32, 0), a, stride);
+    add_products<typename Form::Addition>(words, Form::codes(block, 1), Form::codes(block + 32, 1), a + 4, stride);
+    add_products<typename Form::Addition>(words, Form::codes(block, 2), Form::codes(block + 32, 2), a + 8, stride);
+    add_products<typename Form::Addition>(words, Form::codes(block, 3), Form::codes(block + 32, 3), a + 12, stride);
     a += kPanelDepth;
-    block += kPanelBlockBytes;
+    block += Form::kBytes;
   } while (block < stop);
   flush(words, sums);
 }
 
 using Tile = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, __m256i*);
-constexpr Tile kTiles[] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+template <class Form>
+constexpr Tile kTiles[] = {tile<Form, 1>, tile<Form, 2>, tile<Form, 3>, tile<Form, 4>, tile<Form, 5>, tile<Form, 6>};
 
 // At most 16 blocks of a panel × n tokens, added to two vectors of sums a token.
+template <class Form>
 void multiply(const uint8_t* block, int64_t n_blocks, int64_t n, const int8_t* a, int64_t stride, __m256i* sums) {
   const int64_t n_tiles = (n + kTile - 1) / kTile;
   for (int64_t i = 0; i < n_tiles; ++i) {
     const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-    kTiles[width - 1](block, n_blocks, a + t * stride, stride, sums + 2 * t);
+    kTiles<Form>[width - 1](block, n_blocks, a + t * stride, stride, sums + 2 * t);
   }
 }
 
-// The panels [begin, end) for the n ≤ kTokens tokens from `first` on.
-void multiply(const Call& call, const Panels& panels, int64_t begin, int64_t end, int64_t first, int64_t n) {
-  const int64_t stride = call.in[0].stride;
-  const int8_t* a = call.in[0].row<const int8_t>(first);
-  int32_t totals[kTokens];
-  for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(a + t * stride, panels.n_blocks);
+// Tokens of a call.
+struct Tokens {
+  const int8_t* a;
+  int64_t a_stride;
+  const float* scales;
+  int64_t scale_stride;
+  float* out;
+  int64_t out_stride;
+  bool accumulate;
+
+  Tokens(const Call& call, int64_t first)
+      : a(call.in[0].row<const int8_t>(first)),
+        a_stride(call.in[0].stride),
+        scales(call.in[1].row<const float>(first)),
+        scale_stride(call.in[1].stride),
+        out(call.out[0].row<float>(first)),
+        out_stride(call.out[0].stride),
+        accumulate(call.ints[4] != 0) {}
+};
+
+// The outputs of token t and the panels [begin, end); a panel's sums are `step` vectors behind those of the one before.
+inline void finish(const Tokens& x, const Panels& panels, int64_t t, int32_t total, int64_t begin, int64_t end, const __m256i* sums,
+                   int64_t step) {
+  const float scale_x = x.scales[t * x.scale_stride];
+  float* out = x.out + t * x.out_stride;
+  const bool accumulate = x.accumulate;
+  for (int64_t p = begin; p < end; ++p, sums += step) {
+    const float scale = scale_x * panels.scales[p];
+    finish(sums[0], total, scale, accumulate, out + kPanelRows * p);
+    finish(sums[1], total, scale, accumulate, out + kPanelRows * p + 8);
+  }
+}
+
+inline int64_t blocks_at(const Panels& panels, int64_t b) {
+  return panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
+}
+
+// Few tokens: panel by panel, codes go from the packed bytes to the products without a stop.
+void stream(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int64_t end) {
+  int32_t totals[kStreamed];
+  for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(x.a + t * x.a_stride, panels.n_blocks);
   for (int64_t p = begin; p < end; ++p) {
-    __m256i sums[2 * kTokens];
+    __m256i sums[2 * kStreamed];
     for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
     for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
-      const int64_t n_blocks = panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
-      multiply(panels.panel(p) + kPanelBlockBytes * b, n_blocks, n, a + kPanelDepth * b, stride, sums);
+      multiply<Packed>(panels.panel(p) + kPanelBlockBytes * b, blocks_at(panels, b), n, x.a + kPanelDepth * b, x.a_stride, sums);
     }
-    for (int64_t t = 0; t < n; ++t) {
-      const float scale = *call.in[1].row<const float>(first + t) * panels.scales[p];
-      float* out = call.out[0].row<float>(first + t) + kPanelRows * p;
-      finish(sums[2 * t], totals[t], scale, call.ints[4] != 0, out);
-      finish(sums[2 * t + 1], totals[t], scale, call.ints[4] != 0, out + 8);
+    for (int64_t t = 0; t < n; ++t) finish(x, panels, t, totals[t], p, p + 1, sums + 2 * t, 0);
+  }
+}
+
+// 16 blocks with a byte a code; `next` is fetched meanwhile.
+void unpack(const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
+  for (int64_t i = 0; i < n_blocks; ++i, codes += Unpacked::kBytes) {
+    __builtin_prefetch(next + kPanelBlockBytes * i);
+    const __m256i v = load_256(block + kPanelBlockBytes * i), w = load_256(block + kPanelBlockBytes * i + 32);
+    for (int quad = 0; quad < 4; ++quad) {
+      store_256(codes + kPanelBlockBytes * quad, codes_of(v, 2 * quad));
+      store_256(codes + kPanelBlockBytes * quad + 32, codes_of(w, 2 * quad));
     }
   }
+}
+
+// The same 256 k or fewer of n tokens, side by side, and Σ (a + 128) of them. Rows are padded with zeros to a multiple of 64.
+void gather(const Tokens& x, int64_t n, int64_t k, int64_t depth, int8_t* strip, __m256i* totals) {
+  for (int64_t t = 0; t < n; ++t, strip += kDepth) {
+    const int8_t* a = x.a + t * x.a_stride + k;
+    __m256i total = totals[t];
+    for (int64_t i = 0; i < depth; i += 32) {
+      const __m256i bytes = load_256(a + i);
+      store_256(strip + i, bytes);
+      total = add_bytes(total, bytes);
+    }
+    totals[t] = total;
+  }
+}
+
+// Many tokens: 256 k of all of them, in the first-level cache, meet 256 k of one panel after the other, unpacked there once. The
+// panels' sums wait in the second-level cache.
+void multiply_blocked(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int64_t end, __m256i* sums) {
+  alignas(64) uint8_t codes[kFlushBlocks * Unpacked::kBytes];
+  alignas(64) int8_t strip[kTokens * kDepth];
+  __m256i totals[kTokens];
+  for (int64_t t = 0; t < n; ++t) totals[t] = _mm256_setzero_si256();
+  for (int64_t i = 0; i < 2 * n * (end - begin); ++i) sums[i] = _mm256_setzero_si256();
+  int64_t depth = 0;
+  for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
+    const int64_t n_blocks = blocks_at(panels, b), padded = (kPanelDepth * n_blocks + 31) / 32 * 32;
+    gather(x, n, kPanelDepth * b, padded, strip, totals);
+    depth += padded;
+    for (int64_t p = begin; p < end; ++p) {
+      const uint8_t* block = panels.panel(p) + kPanelBlockBytes * b;
+      unpack(block, n_blocks, block + kPanelBlockBytes * panels.n_blocks, codes);
+      multiply<Unpacked>(codes, n_blocks, n, strip, kDepth, sums + 2 * n * (p - begin));
+    }
+  }
+  for (int64_t t = 0; t < n; ++t) finish(x, panels, t, sum_of(totals[t], depth), begin, end, sums + 2 * t, 2 * n);
 }
 
 // One token: every panel of the range streams through registers, bytes are read once.
 KERNEL_FUNCTION(i2s_gemv) {
-  multiply(call, Panels(call.weights[0]), begin, end, 0, 1);
+  stream(Tokens(call, 0), 1, Panels(call.weights[0]), begin, end);
   count_linear(call, begin, end, work);
 }
 
-// Several tokens, 1 KB of a panel at a time, which the first tile brings into the first-level cache. Panels come from memory once if
-// the range's bytes fit the cache, else once for every 96 tokens.
+// Several tokens. Panels come from memory once if kPanels of them fit the cache, else once for every kTokens tokens.
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
   const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
-  for (int64_t c = 0; c < n_chunks; ++c) {
-    const int64_t first = tile_start(c, call.t, n_chunks);
-    multiply(call, panels, begin, end, first, tile_start(c + 1, call.t, n_chunks) - first);
+  for (int64_t p = begin; p < end; p += kPanels) {
+    const int64_t stop = end - p < kPanels ? end : p + kPanels;
+    for (int64_t c = 0; c < n_chunks; ++c) {
+      const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
+      if (n <= kStreamed) {
+        stream(Tokens(call, first), n, panels, p, stop);
+      } else {
+        multiply_blocked(Tokens(call, first), n, panels, p, stop, reinterpret_cast<__m256i*>(call.scratch));
+      }
+    }
   }
   count_linear(call, begin, end, work);
 }

@@ -57,7 +57,7 @@ MUTANTS = {
 }  # fmt: skip
 MORE_MUTANTS = {
     "lane_of_the_sum_of_activations_dropped": Mutant(
-        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si32(s) + _mm_extract_epi32(s, 1)", "_mm_cvtsi128_si32(s)", LINEARS
+        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)", LINEARS
     ),
     "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS),
     "order_of_a_norm_s_products": Mutant(
