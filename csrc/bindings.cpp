@@ -21,6 +21,7 @@
 #include "plane.h"
 #include "plan.h"
 #include "registry.h"
+#include "sha256.h"
 
 #ifndef TRITIUM_BUILD_FLAGS
 #define TRITIUM_BUILD_FLAGS ""
@@ -91,6 +92,14 @@ View<uint8_t, 1> pack_head_plane(const Bytes& data, const std::string& layout, i
   return as_array(std::move(plane));
 }
 
+nb::bytes sha256(const nb::bytes& data, bool portable) {
+  uint8_t digest[kDigestBytes];
+  Sha256 hash(portable);
+  hash.update({reinterpret_cast<const uint8_t*>(data.c_str()), data.size()});
+  hash.finish(digest);
+  return nb::bytes(digest, sizeof digest);
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa& isa : instruction_sets()) {
@@ -147,7 +156,8 @@ class Program {
   int step(const In<int32_t, 1>& tokens, const In<int32_t, 1>& positions, const In<int32_t, 1>& slots,
            const In<int32_t, 2>& block_tables, const In<int32_t, 1>& outputs, int64_t top_k,
            const std::optional<Out<float, 2>>& logits, const std::optional<Out<int32_t, 2>>& ids,
-           const std::optional<Out<float, 2>>& values) {
+           const std::optional<Out<float, 2>>& values, const std::optional<Out<uint8_t, 2>>& columns,
+           const std::optional<Out<uint8_t, 2>>& hidden, const std::optional<Out<uint8_t, 2>>& rows) {
     StepRequest request{{tokens.data(), tokens.size()},
                         {positions.data(), positions.size()},
                         {slots.data(), slots.size()},
@@ -160,6 +170,10 @@ class Program {
     if (logits) request.logits = checked(*logits, n, executor_->plan().vocab_size, "logits");
     if (ids) request.ids = checked(*ids, n, top_k, "ids");
     if (values) request.values = checked(*values, n, top_k, "values");
+    const auto t = static_cast<int64_t>(tokens.size());
+    if (columns) request.trace.columns = checked(*columns, t, kDigestBytes, "columns");
+    if (hidden) request.trace.hidden = checked(*hidden, n, kDigestBytes, "hidden");
+    if (rows) request.trace.rows = checked(*rows, t, executor_->trace_row_bytes(), "rows");
     Executor& executor = this->executor();
     Failure failure;
     {
@@ -252,10 +266,12 @@ void bind_program(nb::module_& m) {
            "Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.")
       .def("step", &Program::step, "tokens"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
            "block_tables"_a.noconvert(), "outputs"_a.noconvert(), "top_k"_a, "logits"_a.noconvert().none(),
-           "ids"_a.noconvert().none(), "values"_a.noconvert().none(),
+           "ids"_a.noconvert().none(), "values"_a.noconvert().none(), "columns"_a.noconvert() = nb::none(),
+           "hidden"_a.noconvert() = nb::none(), "rows"_a.noconvert() = nb::none(),
            "Run the plan on T tokens; the interpreter's lock is released.\n\n"
            "Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits\n"
-           "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32, where given.\n"
+           "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,\n"
+           "rows (T, trace_row_bytes) u8; each where given.\n"
            "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit\n"
            "the plan; RuntimeError while another thread is in a step.")
       .def("failure", &Program::failure,
@@ -288,6 +304,8 @@ void bind_program(nb::module_& m) {
       .def("kv", [](nb::handle_t<Program> self, int64_t layer) { return kv(self, layer); }, "layer"_a,
            "Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,\n"
            "kv_block, head_dim).")
+      .def_prop_ro("trace_row_bytes", [](const Program& self) { return self.executor().trace_row_bytes(); },
+                   "Bytes of a token's quantized rows: codes and scale of each.")
       .def_prop_ro("n_threads", [](const Program& self) { return self.executor().n_threads(); }, "Workers, the caller included.");
 }
 
@@ -327,6 +345,8 @@ NB_MODULE(_native, m) {
       },
       "data"_a, "layout"_a, "n_threads"_a = 1,
       "True if every number, of layout \"f32\", \"f16\" or \"bf16\", is finite. Errors: ValueError for another layout.");
+  m.def("sha256", &sha256, "data"_a, "portable"_a = false,
+        "SHA-256 of some bytes, with the processor's instructions for it or (portable) without.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -36,7 +36,7 @@ Executor::Role Executor::role_of(std::string_view op) {
 }
 
 Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> residents, int64_t kv_blocks, int n_threads)
-    : plan_(std::move(plan)), kv_blocks_(kv_blocks), max_top_k_(std::min(kMaxTopK, plan_.vocab_size)) {
+    : plan_(std::move(plan)), kv_blocks_(kv_blocks), max_top_k_(std::min(kMaxTopK, plan_.vocab_size)), commitment_(plan_) {
   if (kv_blocks < 0 || kv_blocks > (int64_t{1} << 24) || (kv_blocks == 0 && plan_.n_kv_layers > 0)) {
     throw std::invalid_argument("kv_blocks: expected 1 to 2^24, got " + std::to_string(kv_blocks));
   }
@@ -295,13 +295,17 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   tally.macs += work.macs;
   tally.macs_skipped += work.macs_skipped;
   tally.bytes += work.bytes;
-  if (work.error == Error::none) return true;
+  if (work.error == Error::none) {
+    commitment_.take(step, call, begin, end, request_->trace);
+    return true;
+  }
   me.failure = earlier(me.failure, {work.error, static_cast<int64_t>(step), work.error_row});
   failed_.store(true, std::memory_order_relaxed);
   return false;
 }
 
 void Executor::copy_results() {
+  commitment_.finish(static_cast<int64_t>(request_->tokens.size()), request_->trace, *pool_);
   pool_->run({static_cast<int64_t>(request_->outputs.size()), 1}, [&](int, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       if (request_->logits != nullptr) {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "commitment.h"
 #include "kernel.h"
 #include "plan.h"
 #include "platform.h"
@@ -34,6 +35,7 @@ struct StepRequest {
   float* logits = nullptr;   // [outputs][vocab_size]
   int32_t* ids = nullptr;    // [outputs][top_k]
   float* values = nullptr;   // [outputs][top_k]
+  TraceView trace;
 };
 
 struct StepCounter {
@@ -75,6 +77,7 @@ class Executor {
   int64_t kv_blocks() const { return kv_blocks_; }
   uint8_t* arena() const { return arena_.data(); }
   KvLayer kv(int64_t layer) const;
+  int64_t trace_row_bytes() const { return commitment_.row_bytes(); }
   int64_t kv_layer_elements() const { return kv_half_; }
 
  private:
@@ -130,6 +133,7 @@ class Executor {
   bool has_select_ = false;
   bool has_screen_ = false;
   std::vector<Prepared> prepared_;
+  Commitment commitment_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::mutex> mutex_;
 

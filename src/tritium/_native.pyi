@@ -59,6 +59,11 @@ def all_finite(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='
     True if every number, of layout "f32", "f16" or "bf16", is finite. Errors: ValueError for another layout.
     """
 
+def sha256(data: bytes, portable: bool = False) -> bytes:
+    """
+    SHA-256 of some bytes, with the processor's instructions for it or (portable) without.
+    """
+
 def read_bandwidth(n_threads: int, nbytes: int) -> float:
     """
     Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.
@@ -82,12 +87,13 @@ class Program:
         Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.
         """
 
-    def step(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> int:
+    def step(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> int:
         """
         Run the plan on T tokens; the interpreter's lock is released.
 
         Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
-        (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32, where given.
+        (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,
+        rows (T, trace_row_bytes) u8; each where given.
         Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit
         the plan; RuntimeError while another thread is in a step.
         """
@@ -124,6 +130,10 @@ class Program:
         Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,
         kv_block, head_dim).
         """
+
+    @property
+    def trace_row_bytes(self) -> int:
+        """Bytes of a token's quantized rows: codes and scale of each."""
 
     @property
     def n_threads(self) -> int:

@@ -12,7 +12,7 @@ from tritium.backends import TensorSource
 from tritium.errors import ShapeError
 from tritium.ir import Plan, encode_plan
 from tritium.ops import OPS
-from tritium.types import Batch, StepResult, Trace
+from tritium.types import Batch, StepResult, Trace, TraceLevel
 
 if TYPE_CHECKING:
     from tritium.backends.packed import PackedStore
@@ -42,8 +42,8 @@ class Executor:
         """Threads that a step uses, the caller's included."""
         return self._program.n_threads
 
-    def step(self, batch: Batch) -> StepResult:
-        """Forward the batch's tokens; their keys and values enter the cache.
+    def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
+        """Forward the batch's tokens; their keys and values enter the cache. ``trace`` asks for hashes beside the results.
 
         Errors: ShapeError for a batch beyond the plan's limits; NumericsError for activations that are not finite, or a key or
         value beyond float16. After a NumericsError the batch's sequences must be given up.
@@ -54,7 +54,7 @@ class Executor:
             raise ShapeError("outputs of a step", expected=f"up to {self.plan.max_outputs}", got=len(batch.outputs))
         if not 0 <= batch.top_k <= self.plan.vocab_size:
             raise ShapeError("candidates", expected=f"0 to {self.plan.vocab_size}", got=batch.top_k)
-        return self._program.step(batch)
+        return self._program.step(batch, trace)
 
     def trace(self) -> Trace:
         """What was counted since the start or the last reset."""

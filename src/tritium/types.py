@@ -74,11 +74,22 @@ class StepResult:
 
     Full request: ``logits`` (n, vocab_size) f32. Candidate request: ``ids`` (n, k) i32 and ``values`` (n, k) f32, by descending
     logit, ties by ascending id. The arrays may be views that the next step overwrites.
+
+    A traced step gives hashes, too: ``columns`` (T, 32) u8, of each token the SHA-256 of the digests of its quantized rows in the
+    graph's order, a digest being SHA-256 of a row's codes and its scale as float32; ``hidden`` (n, 32) u8, the SHA-256 of the row
+    that the head multiplies, float32; all little-endian. ``rows`` (T, bytes) u8: the quantized rows themselves, where asked for.
     """
 
     logits: NDArray[np.float32] | None = None
     ids: NDArray[np.int32] | None = None
     values: NDArray[np.float32] | None = None
+    columns: NDArray[np.uint8] | None = None
+    hidden: NDArray[np.uint8] | None = None
+    rows: NDArray[np.uint8] | None = None
+
+
+TraceLevel = Literal["off", "hashes", "rows"]
+"""What a step tells beside its results: nothing, the hashes of its activations, or its quantized rows as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert tritium("verify-receipt", tmp_path).returncode == 3
     assert tritium("verify-receipt", POSITIVE, "--require", "speed=E9").returncode == 2
     assert tritium("verify-receipt", POSITIVE, "--path", POSITIVE).returncode == 2
-    assert tritium("verify-receipt", POSITIVE, "--require", "output=E5").returncode == 8
+    assert tritium("verify-receipt", POSITIVE, "--require", "output=E6").returncode == 8
     assert tritium("verify-receipt", POSITIVE, "--require-gpu-kernels").returncode == 1
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     assert tritium("verify-receipt", tmp_path / "broken.json").returncode == 1

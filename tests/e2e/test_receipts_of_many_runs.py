@@ -14,7 +14,8 @@ import tritium
 from tritium.bench.machine import read_machine
 from tritium.engine.model import Model, load
 from tritium.engine.sampling import SamplingParams
-from tritium.evidence.record import bandwidth, build_receipt, recorder
+from tritium.evidence.record import bandwidth, build_receipt
+from tritium.evidence.recorder import recorder
 from tritium.receipts import jcs
 
 PROMPTS = ("ROMEO:", "a", "To be, or not to be, that is the question. " * 12, "JULIET:\nO")

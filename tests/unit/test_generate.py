@@ -15,7 +15,7 @@ import pytest
 
 import tritium
 from tiny_models import TINY, metadata, tensors, write_tiny
-from tritium.engine.generate import StopStrings
+from tritium.engine.stop_strings import StopStrings
 from tritium.errors import NumericsError, ShapeError
 from tritium.formats.gguf_writer import GGUFWriter
 from tritium.layouts import LAYOUTS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tritium.errors import UnsupportedError
 from tritium.ir import Plan
-from tritium.types import Batch, StepCount, StepResult, TensorInfo
+from tritium.types import Batch, StepCount, StepResult, TensorInfo, TraceLevel
 
 if TYPE_CHECKING:
     from tritium.backends.packed import PackedStore
@@ -45,7 +45,7 @@ class Program(Protocol):
 
     n_threads: int
 
-    def step(self, batch: Batch) -> StepResult: ...
+    def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult: ...
 
     def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
         """Steps, tokens, wall nanoseconds, and one StepCount for each kernel that a plan step may run."""

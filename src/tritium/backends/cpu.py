@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from tritium.kernel_table import kernel_table
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
 from tritium.ops import SCREENED_HEAD
 from tritium.resources import available_memory, usable_cpus
-from tritium.types import Batch, StepCount, StepResult
+from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
 PANEL_ROWS = 16
 PANEL_DEPTH = 16
@@ -55,6 +56,11 @@ def isa_status() -> tuple[tuple[str, str], ...]:
 def build_info() -> tuple[str, str, str]:
     """(compiler, flags, architecture) of the native core."""
     return _native.build_info()
+
+
+def library_path() -> Path:
+    """The file of the native core."""
+    return Path(_native.__file__)
 
 
 def read_bandwidth(n_threads: int, n_bytes: int) -> float:
@@ -183,8 +189,8 @@ class CpuProgram:
         self._ids = _EMPTY_I32
         self._values = np.zeros((0, 0), np.float32)
 
-    def step(self, batch: Batch) -> StepResult:
-        """Run the plan on a batch. The result's arrays are reused by the next step."""
+    def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
+        """Run the plan on a batch. The result's arrays are reused by the next step, except those of a trace."""
         n, k = len(batch.outputs), batch.top_k
         logits = ids = values = None
         if n and 0 < k <= MAX_TOP_K:
@@ -195,10 +201,16 @@ class CpuProgram:
             if len(self._logits) != n:
                 self._logits = np.empty((n, self._plan.vocab_size), np.float32)
             logits, k = self._logits, 0
+        columns = hidden = rows = None
+        if trace != "off":
+            columns, hidden = np.empty((len(batch.tokens), 32), np.uint8), np.empty((n, 32), np.uint8)
+        if trace == "rows":
+            rows = np.empty((len(batch.tokens), self._native.trace_row_bytes), np.uint8)
         try:
             failed = self._native.step(
-                batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values
-            )
+                batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values,
+                columns, hidden, rows,
+            )  # fmt: skip
         except ValueError as error:
             raise ShapeError(f"batch: {error}") from None
         if failed:
@@ -207,8 +219,8 @@ class CpuProgram:
             raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
         if k < batch.top_k and logits is not None:
             ids, values = numerics.top_k(logits, batch.top_k)
-            return StepResult(ids=ids, values=values)
-        return StepResult(logits, ids, values)
+            logits = None
+        return StepResult(logits, ids, values, columns, hidden, rows)
 
     def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
         """Steps, tokens, wall nanoseconds, counters a step and kernel, all counted natively."""

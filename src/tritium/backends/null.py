@@ -9,7 +9,7 @@ import numpy as np
 from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.ir import Plan
 from tritium.layouts import LAYOUTS
-from tritium.types import Batch, StepCount, StepResult
+from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
 
 class NullBackend:
@@ -58,8 +58,8 @@ class NullProgram:
         self._vocab_size = plan.vocab_size
         self.reset_counts()
 
-    def step(self, batch: Batch) -> StepResult:
-        """Zeros for every output."""
+    def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
+        """Zeros for every output; there is nothing to trace."""
         self._n_steps += 1
         self._n_tokens += len(batch.tokens)
         n, k = len(batch.outputs), batch.top_k

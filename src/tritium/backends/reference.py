@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tritium import numerics
 from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
-from tritium.types import Batch, StepCount, StepResult
+from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
 HEAD_ROWS = 8192
 _NUMPY = {"f32": np.float32, "i8": np.int8, "i16": np.int16, "i32": np.int32}
@@ -96,7 +97,7 @@ class ReferenceProgram:
         self._buffers: dict[int, NDArray[Any]] = {}
         self.reset_counts()
 
-    def step(self, batch: Batch) -> StepResult:
+    def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
         """Run the plan on a batch."""
         began = time.perf_counter_ns()
         rows = {"tokens": len(batch.tokens), "outputs": len(batch.outputs)}
@@ -105,6 +106,7 @@ class ReferenceProgram:
             for i, b in enumerate(self._plan.buffers)
         }
         result = StepResult()
+        quantized: list[tuple[NDArray[Any], NDArray[np.float32]]] = []
         for step, count in zip(self._plan.steps, self._counts, strict=True):
             if self._plan.buffers[step.outputs[0].buffer].domain == "outputs" and not rows["outputs"]:
                 continue
@@ -114,6 +116,9 @@ class ReferenceProgram:
             count.macs += self._run[step.op](step, batch)
             count.calls += 1
             count.ns += time.perf_counter_ns() - start
+            if step.op == "quantize" and trace != "off":
+                width = int(step.attrs["k"])
+                quantized.append((self._view(step.outputs[0], width).copy(), self._view(step.outputs[1], 1).copy()))
         if rows["outputs"]:
             last = self._plan.steps[-1]
             if batch.top_k:
@@ -121,10 +126,25 @@ class ReferenceProgram:
                 result = StepResult(ids=ids, values=values)
             else:
                 result = StepResult(logits=self._view(last.inputs[0], self._plan.vocab_size))
+        if trace != "off":
+            result = self._traced(result, quantized, trace)
         self._n_steps += 1
         self._n_tokens += rows["tokens"]
         self._wall_ns += time.perf_counter_ns() - began
         return result
+
+    def _traced(
+        self, result: StepResult, quantized: list[tuple[NDArray[Any], NDArray[np.float32]]], trace: TraceLevel
+    ) -> StepResult:
+        """The result with the hashes of what was quantized and of what the head multiplied."""
+        tokens = [[q.tobytes() + scale.tobytes() for q, scale in zip(*pair, strict=True)] for pair in quantized]
+        columns = [_sha256(b"".join(_sha256(row) for row in rows)) for rows in zip(*tokens, strict=True)]
+        head = next(step for step in self._plan.steps if step.op == "logits_projection")
+        hidden = [_sha256(row.tobytes()) for row in self._view(head.inputs[0], int(head.attrs["k"]))]
+        joined = None
+        if trace == "rows":
+            joined = np.stack([np.frombuffer(b"".join(rows), np.uint8) for rows in zip(*tokens, strict=True)])
+        return replace(result, columns=_digests(columns), hidden=_digests(hidden), rows=joined)
 
     def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
         """Steps, tokens, wall nanoseconds, counters a step."""
@@ -281,6 +301,14 @@ class ReferenceProgram:
         self._view(step.outputs[0], batch.top_k)[:] = ids
         self._view(step.outputs[1], batch.top_k)[:] = values
         return 0
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _digests(rows: list[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
 
 
 def _name(step: Step) -> str:

@@ -90,14 +90,18 @@ class _AtEnd:
     def __init__(self, observer: Observer | None) -> None:
         self.trace: Trace | None = None
         self._next = observer
+        self.is_traced = observer is not None and observer.is_traced
 
     def begin(self, ns: int) -> None:
         if self._next is not None:
             self._next.begin(ns)
 
-    def step(self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int) -> None:
+    def step(
+        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int,
+        columns: bytes, hidden: bytes,
+    ) -> None:  # fmt: skip
         if self._next is not None:
-            self._next.step(start_ns, end_ns, position, n_tokens, n_batch, n_outputs)
+            self._next.step(start_ns, end_ns, position, n_tokens, n_batch, n_outputs, columns, hidden)
 
     def end(self, trace: Trace) -> None:
         self.trace = trace

@@ -60,12 +60,16 @@ class Binding:
         if (self.verdict_key is None) != (self.output is None):
             raise click.UsageError("--sign-verdict and --output go together")
 
-    def judge(self, data: bytes, policy: Policy, required: Mapping[str, str], *, gpu_required: bool) -> Verdict:
+    def judge(
+        self, data: bytes, policy: Policy, required: Mapping[str, str], *, gpu_required: bool, replayed: list[Check]
+    ) -> Verdict:
         """Judge a receipt, signed or not. Errors: UsageError for a signed one without keys to trust."""
         from tritium.gates import Demands, judge, judge_signed
 
         if not _is_signed(data):
-            return judge(data, policy, required=required, gpu_required=gpu_required, binding=self._unsigned())
+            return judge(
+                data, policy, required=required, gpu_required=gpu_required, binding=[*self._unsigned(), *replayed]
+            )
         if self.trust_path is None:
             raise click.UsageError("a signed receipt is judged by the keys that you trust: give --trust FILE")
         trust = _read_trust(self.trust_path)
@@ -78,6 +82,7 @@ class Binding:
             log=self._log(data, trust),
             required=required,
             gpu_required=gpu_required,
+            replayed=replayed,
         )
 
     def _unsigned(self) -> list[Check]:
@@ -98,17 +103,13 @@ class Binding:
         if self.verdict_key is None or self.output is None:
             return
         from tritium.errors import FormatError
-        from tritium.receipts.dsse import parse_envelope, sign_payload
+        from tritium.receipts.dsse import sign_payload
         from tritium.receipts.sign import read_private_key
-        from tritium.receipts.statement import parse_receipt_statement, result_statement
-        from tritium.receipts.strict_json import loads
+        from tritium.receipts.statement import result_statement
 
         key = read_private_key(self.verdict_key)
         try:
-            if _is_signed(data):
-                receipt = parse_receipt_statement(parse_envelope(data, "receipt").payload).receipt
-            else:
-                receipt = loads(data)
+            receipt = receipt_in(data)
         except FormatError as error:
             raise click.UsageError(f"no verdict is signed about what is no receipt: {error}") from None
         levels = {claim.name: claim.level for claim in verdict.claims if claim.level is not None}
@@ -131,6 +132,18 @@ class Binding:
             texts[kind] = texts[kind] or encode_proof(prove_inclusion(self.log_path, checkpoint, index))
         since = None if self.since is None else read_note(self.since)
         return LogEvidence(texts["result"], texts["intent"], checkpoint.text, entries, since)
+
+
+def receipt_in(data: bytes) -> dict[str, Any]:
+    """The receipt, taken out of its envelope where it has one; no signature is checked. Errors: FormatError."""
+    from tritium.receipts.dsse import parse_envelope
+    from tritium.receipts.statement import parse_receipt_statement
+    from tritium.receipts.strict_json import loads
+
+    if _is_signed(data):
+        return dict(parse_receipt_statement(parse_envelope(data, "receipt").payload).receipt)
+    value: dict[str, Any] = loads(data)
+    return value
 
 
 def _is_signed(data: bytes) -> bool:

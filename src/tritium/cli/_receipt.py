@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult, Stream
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
-    from tritium.evidence.record import Recorder
+    from tritium.evidence.recorder import Recorder
 
 
 class Recording:
@@ -30,7 +30,7 @@ class Recording:
 
     def observe(self) -> Recorder | None:
         """What is to watch the generation that is submitted next: the first one's recorder, then nothing."""
-        from tritium.evidence.record import recorder
+        from tritium.evidence.recorder import recorder
 
         if self._first is not None:
             return None

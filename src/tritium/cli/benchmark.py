@@ -18,7 +18,7 @@ from tritium.cli._measuring import PROMPT, choose_device, prompt_ids, prompt_opt
 if TYPE_CHECKING:
     from tritium.bench.benchmark import Benchmark, Run, Workload
     from tritium.engine.model import Model
-    from tritium.evidence.record import Recorder
+    from tritium.evidence.recorder import Recorder
 
 _ASIDE = (
     "--output PATH places the receipt, --report FILE the detailed form; --json, --gpu and --no-output take no value"
@@ -109,7 +109,7 @@ def _benchmark(
 ) -> None:  # fmt: skip
     from tritium.bench.benchmark import Workload, benchmark, middle, open_timed, prompt_of
     from tritium.engine.sampling import SamplingParams
-    from tritium.evidence.record import recorder
+    from tritium.evidence.recorder import recorder
 
     choose_device(model_choice)
     _check_computes(model_choice["backend"], allow_mock)

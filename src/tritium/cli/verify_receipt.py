@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tritium.cli import json_option, print_json
-from tritium.cli._binding import Binding, binding_options
+from tritium.cli._binding import Binding, binding_options, receipt_in
 from tritium.errors import FormatError
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ REJECTED, INCONCLUSIVE = 1, 8
     type=click.Path(path_type=Path),
     help="Thresholds and claims. [default: the shipped ones]",
 )
+@click.option(
+    "--replay", "is_replayed", is_flag=True, help="Run it again and compare the bits; E5 in --require implies it."
+)
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="For a replay: the model, matched by hash. [default: demo]"
+)
+@click.option(
+    "--replay-backend",
+    type=click.Choice(["native", "reference"]),
+    default="native",
+    show_default=True,
+    help="What replays: the native core or the NumPy reference, slow and independent of it.",
+)
 @binding_options
 @json_option
 def command(
@@ -41,6 +54,9 @@ def command(
     require: str,
     require_gpu_kernels: bool,
     policy_file: Path | None,
+    is_replayed: bool,
+    model: Path | None,
+    replay_backend: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -50,6 +66,9 @@ def command(
     self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
     receipt; one that cannot be decided only caps the level. The receipts of a folder are compared, too. Exit 0: accepted;
     1: rejected; 8: nothing failed, but a required level was not reached; 3: not found. Nothing that a receipt names is opened.
+
+    A replay forwards prompt and tokens again, chooses each token anew, and compares tokens, trace root and last logits, bit by
+    bit: E5 of output and determinism. Its model is the one of --model, if that has the receipt's hash.
 
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
@@ -71,9 +90,19 @@ def command(
         raise click.UsageError("--sign-verdict signs the verdict of one receipt")
     if not files:
         raise FileNotFoundError(2, "no *.json file in this folder", str(place))
-    verdicts = [
-        (file, binding.judge(file.read_bytes(), policy, required, gpu_required=require_gpu_kernels)) for file in files
-    ]
+    is_replayed = is_replayed or "E5" in required.values() or "E6" in required.values()
+    if model is not None and not is_replayed:
+        raise click.UsageError("--model needs --replay")
+    verdicts = []
+    for file in files:
+        data = file.read_bytes()
+        verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=[])
+        if is_replayed and not verdict.failed:
+            from tritium.evidence.replay import replay_checks
+
+            checks = replay_checks(receipt_in(data), model, replay_backend)
+            verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=checks)
+        verdicts.append((file, verdict))
     together = []
     if is_folder:
         together = list(compare([file.read_bytes() for file in files], [str(file) for file in files], policy))

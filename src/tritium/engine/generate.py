@@ -16,11 +16,12 @@ from tritium.engine.kv import KVCache
 from tritium.engine.sampling import Sampler, SamplingParams, TokenLogprob
 from tritium.engine.scheduler import Scheduler, Work
 from tritium.engine.scheduler import Sequence as Scheduled
+from tritium.engine.stop_strings import StopStrings
 from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
 from tritium.errors import ShapeError, TritiumError
 from tritium.executor import Executor, single_sequence
 from tritium.numerics import F32
-from tritium.types import Trace
+from tritium.types import StepResult, Trace
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -64,49 +65,20 @@ class Observer(Protocol):
     """Is told how one generation went, on the clock of ``time.perf_counter_ns``; its methods must be quick.
 
     ``begin``: the submission. ``step``: a step forwarded ``n_tokens`` of its tokens from ``position`` on, of ``n_batch`` in all,
-    and computed ``n_outputs`` rows of logits. ``end``: the last token is chosen; what the executor has counted up to here.
+    and computed ``n_outputs`` rows of logits; ``columns`` and ``hidden`` are their hashes, 32 bytes a token and an output, where
+    ``is_traced`` asks for them. ``end``: the last token is chosen; what the executor has counted up to here.
     """
+
+    is_traced: bool
 
     def begin(self, ns: int) -> None: ...
 
-    def step(self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int) -> None: ...
+    def step(
+        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int,
+        columns: bytes, hidden: bytes,
+    ) -> None: ...  # fmt: skip
 
     def end(self, trace: Trace) -> None: ...
-
-
-class StopStrings:
-    """Cuts a stream of text at the first stop string, wherever the borders of its pieces lie.
-
-    The string that is complete first ends the text, of several the longest; what could be the beginning of one is held back.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.found: str | None = None
-
-    def push(self, piece: str) -> str:
-        """Return the text that is certain now. After a match ``found`` is set and the rest is dropped."""
-        if not self._stops:
-            return piece
-        held = self._held + piece
-        matches = [(held.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in held]
-        if matches:
-            end, _, self.found = min(matches)
-            self._held = ""
-            return held[: end - len(self.found)]
-        longest = max(map(len, self._stops)) - 1
-        n_held = next((n for n in range(min(longest, len(held)), 0, -1) if self._starts_one(held[-n:])), 0)
-        self._held = held[len(held) - n_held :]
-        return held[: len(held) - n_held]
-
-    def flush(self) -> str:
-        """Return what was held back: no stop string came of it."""
-        held, self._held = self._held, ""
-        return held
-
-    def _starts_one(self, text: str) -> bool:
-        return any(stop.startswith(text) for stop in self._stops)
 
 
 class Generation(Scheduled):
@@ -318,16 +290,17 @@ class Engine:
             work = self._scheduler.schedule()
             if work is None:
                 return False
+            is_traced = any(g.observer is not None and g.observer.is_traced for g, _ in work.parts)
             start = time.perf_counter_ns()
             try:
-                result = self.executor.step(work.batch)
+                result = self.executor.step(work.batch, "hashes" if is_traced else "off")
             except Exception as error:
                 for generation, _ in work.parts:
                     self._fail(generation, error)
                 if isinstance(error, TritiumError):
                     return True
                 raise
-            _observe(work, start, time.perf_counter_ns())
+            _observe(work, result, start, time.perf_counter_ns())
             self._scheduler.commit(work)
             for row, generation in enumerate(work.outputs):
                 try:
@@ -426,9 +399,15 @@ class Engine:
         return None if logits is None else hashlib.sha256(logits[0].astype("<f4").tobytes()).hexdigest()
 
 
-def _observe(work: Work[Generation], start: int, end: int) -> None:
+def _observe(work: Work[Generation], result: StepResult, start: int, end: int) -> None:
     """Tell observers of a step, before it is committed: positions are those that it began with."""
+    row = 0
     for generation, n in work.parts:
         if generation.observer is not None:
-            outputs = sum(1 for other in work.outputs if other is generation)
-            generation.observer.step(start, end, generation.n_computed, n, len(work.batch.tokens), outputs)
+            outputs = [i for i, other in enumerate(work.outputs) if other is generation]
+            columns = b"" if result.columns is None else result.columns[row : row + n].tobytes()
+            hidden = b"" if result.hidden is None else result.hidden[outputs].tobytes()
+            generation.observer.step(
+                start, end, generation.n_computed, n, len(work.batch.tokens), len(outputs), columns, hidden
+            )
+        row += n

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import resource
-import struct
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,98 +10,21 @@ from typing import TYPE_CHECKING, Any
 import tritium
 from tritium import env
 from tritium.errors import NumericsError
-from tritium.evidence.source import read_source
-from tritium.ir import Plan
-from tritium.ops import SCREENED_HEAD
+from tritium.evidence.accounts import ledger, stages
+from tritium.evidence.provenance import build_facts, machine_facts, tokenizer_sha256
+from tritium.evidence.recorder import Recorder
+from tritium.evidence.trace import TRACE_FORMAT, ids_hash, trace_leaves, trace_root
 from tritium.profile import PROFILE_HASH
 from tritium.receipts import jcs, registry
 from tritium.receipts.schema import EVIDENCE_VERSION, SCHEMA_VERSION
-from tritium.resources import Memory, memory
-from tritium.types import StepCount, Trace
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
 
-FAMILIES = {
-    "linear": "body",
-    "attention": "attention",
-    "logits_projection": "head",
-    **dict.fromkeys(SCREENED_HEAD, "head"),
-}
-"""Op → matrix family; every other op is "other"."""
-
-STAGES = {"embedding": "embed", "logits_projection": "logits", **dict.fromkeys(SCREENED_HEAD, "logits")}
-"""Op → stage; every other op is "forward", and what passes between steps is "sample"."""
-
 PROBE_BYTES = 256 << 20
 N_PROBES = 3
-
-
-def ids_hash(ids: Sequence[int]) -> str:
-    """SHA-256 of token ids as little-endian u32."""
-    return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
-
-
-@dataclass(slots=True)
-class Recorder:
-    """Follows one generation: an ``Observer`` of the engine. Make it right before the generation is submitted.
-
-    ``passes``: (start, end, position, n_tokens, n_batch, n_outputs) of every step, nanoseconds of ``time.perf_counter_ns``.
-    """
-
-    before: Trace
-    start_ns: int = 0
-    end_ns: int = 0
-    start_utc_ns: int = 0
-    end_utc_ns: int = 0
-    passes: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
-    usage: tuple[resource.struct_rusage, ...] = ()
-    after: Trace | None = None
-    held: Memory | None = None
-
-    def begin(self, ns: int) -> None:
-        """Note the clocks of the submission."""
-        self.start_ns, self.start_utc_ns = ns, time.time_ns()
-        self.usage = (resource.getrusage(resource.RUSAGE_SELF),)
-
-    def step(self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int) -> None:
-        """Note one step."""
-        self.passes.append((start_ns, end_ns, position, n_tokens, n_batch, n_outputs))
-
-    def end(self, trace: Trace) -> None:
-        """Note the clocks and counters of the end."""
-        self.end_ns, self.end_utc_ns = time.perf_counter_ns(), time.time_ns()
-        self.usage = (*self.usage, resource.getrusage(resource.RUSAGE_SELF))
-        self.after, self.held = trace, memory()
-
-    def counts(self) -> Trace:
-        """What was counted between the two. Errors: NumericsError if other generations ran in the same steps, or none did."""
-        after = self.after
-        if after is None or not self.passes:
-            raise NumericsError("no receipt", where="the run", expected="a finished generation", got="none")
-        counted = after.since(self.before)
-        if counted.n_steps != len(self.passes) or counted.n_tokens != sum(p[3] for p in self.passes):
-            raise NumericsError("no receipt", where="the run", expected="no other generation beside it", got="several")
-        return Trace(counted.n_steps, counted.n_tokens, counted.wall_ns, _merged(c for c in counted.counts if c.calls))
-
-
-def _merged(counts: Iterable[StepCount]) -> tuple[StepCount, ...]:
-    """One row for each step name and kernel: a back end without fusion runs several steps of one name in a layer."""
-    rows: dict[tuple[str, str], StepCount] = {}
-    for c in counts:
-        have = rows.get((c.step, c.kernel))
-        if have is not None:
-            c = StepCount(c.step, c.kernel, have.calls + c.calls, have.macs + c.macs, have.macs_skipped + c.macs_skipped,
-                          have.bytes + c.bytes, have.ns + c.ns)  # fmt: skip
-        rows[c.step, c.kernel] = c
-    return tuple(rows.values())
-
-
-def recorder(model: Model) -> Recorder:
-    """A recorder of the next generation of this model."""
-    return Recorder(model.engine.executor.trace())
 
 
 def bandwidth(model: Model) -> dict[str, Any] | None:
@@ -179,18 +97,20 @@ def build_receipt(
                 }
                 for r in everything
             ],
-            "stages": _stages(trace, run, times),
+            "stages": stages(trace, run, times),
             "model": {
                 "sha256": digest,
                 "nbytes": model.file.nbytes,
+                "tokenizer_sha256": tokenizer_sha256(model.file),
                 "tensors_sha256": jcs.digest(tensors),
                 "config": _config(model),
                 "tensors": tensors,
             },
             "plan": _plan(model),
-            "ledger": _ledger(trace, model.plan, run),
-            "machine": _machine(machine, model.plan.backend),
-            "build": _build(),
+            "trace": _trace(model, result, run),
+            "ledger": ledger(trace, model.plan, run),
+            "machine": machine_facts(machine, model.plan.backend),
+            "build": build_facts(),
             "bandwidth": probe,
         },
     }
@@ -269,19 +189,22 @@ def _sampling(p: SamplingParams) -> dict[str, Any]:
     }
 
 
-def _stages(trace: Trace, run: Recorder, times: Sequence[int]) -> list[dict[str, Any]]:
-    """Time by phase: embed, forward and logits as the executor counted them; sample is from a step's end to its token."""
-    ns = dict.fromkeys(("embed", "forward", "logits", "sample"), 0)
-    for c in trace.counts:
-        ns[STAGES.get(_op(c), "forward")] += c.ns
-    ends = [end - run.start_ns for _, end, _, _, _, n_outputs in run.passes if n_outputs]
-    ns["sample"] = sum(t - end for t, end in zip(times, ends, strict=True))
-    return [{"name": name, "ns": t, "percent": round(100 * t / times[-1], 3)} for name, t in ns.items()]
-
-
-def _op(count: StepCount) -> str:
-    entry = registry.find(count.kernel)
-    return entry.op if entry is not None else "unknown"
+def _trace(model: Model, result: GenerationResult, run: Recorder) -> dict[str, Any] | None:
+    """What the run commits to: the root over a leaf for each forwarded position. None for a run without a trace."""
+    leaves = trace_leaves(
+        run.run_id, run.nonce, (*result.prompt_ids, *result.token_ids), result.n_cached, result.prompt_tokens, run.columns,
+        run.hidden,
+    )  # fmt: skip
+    if leaves is None:
+        return None
+    return {
+        "format": TRACE_FORMAT,
+        "run": run.run_id.hex(),
+        "nonce": run.nonce,
+        "first": result.n_cached,
+        "n_leaves": len(leaves),
+        "root": trace_root(leaves).hex(),
+    }
 
 
 def _config(model: Model) -> dict[str, Any]:
@@ -303,83 +226,6 @@ def _plan(model: Model) -> dict[str, Any]:
             for r in plan.residents
         ],
     }
-
-
-def _ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
-    families = {name: dict.fromkeys(("calls", "macs", "macs_skipped", "bytes", "ns"), 0)
-                for name in ("body", "attention", "head", "other")}  # fmt: skip
-    quantized = 0
-    for c in trace.counts:
-        entry = registry.find(c.kernel)
-        family = FAMILIES.get(_op(c), "other")
-        for name, total in families[family].items():
-            families[family][name] = total + getattr(c, name)
-        if family == "body" and entry is not None and entry.kind in ("quantized", "gpu"):
-            quantized += c.macs + c.macs_skipped
-    body = families["body"]["macs"] + families["body"]["macs_skipped"]
-    work = {op: [0, 0] for op in ("logits_projection", "rescore")}
-    for c in trace.counts:
-        if _op(c) in work:
-            work[_op(c)][0] += c.macs
-            work[_op(c)][1] += c.macs_skipped
-    width = _width(plan)
-    full, rescored, excluded = (n // width for n in (work["logits_projection"][0], *work["rescore"]))
-    return {
-        "n_steps": trace.n_steps,
-        "n_tokens": trace.n_tokens,
-        "wall_ns": trace.wall_ns,
-        "steps": [
-            {"step": c.step, "kernel": c.kernel, "calls": c.calls, "macs": c.macs, "macs_skipped": c.macs_skipped,
-             "bytes": c.bytes, "ns": c.ns}
-            for c in trace.counts
-        ],
-        "families": [{"family": name, **work} for name, work in families.items()],
-        "head_rows": {"screened": rescored + excluded, "rescored": rescored, "full": full},
-        "quantized_fraction": round(quantized / body, 6) if body else 0,
-    }  # fmt: skip
-
-
-def _width(plan: Plan) -> int:
-    return next(int(step.attrs["k"]) for step in plan.steps if step.op == "logits_projection")
-
-
-def _machine(machine: Mapping[str, Any], backend: str) -> dict[str, Any]:
-    from tritium.gates import read_policy
-
-    names = (
-        "os",
-        "kernel",
-        "architecture",
-        "cpu",
-        "virtual",
-        "n_cpus",
-        "n_cores",
-        "cpu_quota",
-        "caches",
-        "memory_bytes",
-    )
-    known = {flag for isa in read_policy().isas.values() for flag in isa["flags"]}
-    return {
-        **{name: machine[name] for name in names},
-        "caches": [dict(cache) for cache in machine["caches"]],
-        "cpu_flags": sorted({flag for flag in machine["flags"] if flag in known}),
-        "isas": _isas(),
-    }
-
-
-def _isas() -> list[dict[str, str]]:
-    from tritium.backends.cpu import isa_status
-
-    return [{"name": name, "status": status} for name, status in isa_status()]
-
-
-def _build() -> dict[str, Any]:
-    from tritium.backends.cpu import build_info
-
-    compiler, flags, architecture = build_info()
-    build = {"version": tritium.__version__, "compiler": compiler, "flags": flags, "architecture": architecture}
-    source = read_source()
-    return build if source is None else {**build, "commit": source.commit, "dirty": source.is_dirty}
 
 
 def _running_sum(values: Iterable[int]) -> list[int]:

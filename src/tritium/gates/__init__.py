@@ -42,6 +42,7 @@ __all__ = [
     "LogEvidence",
     "Policy",
     "Verdict",
+    "check",
     "compare",
     "gates",
     "judge",
@@ -78,7 +79,8 @@ def judge(
     now: datetime | None = None,
     binding: Iterable[Check] = (),
 ) -> Verdict:
-    """Judge the bytes of a receipt. ``now`` is the judge's clock; ``binding`` holds the checks of its envelope and its log."""
+    """Judge the bytes of a receipt. ``now`` is the judge's clock; ``binding`` holds checks of what lies outside the receipt: its
+    envelope, its log, its replay."""
     policy = policy or read_policy()
     moment = now or datetime.now(UTC)
     checks = list(binding)
@@ -92,7 +94,7 @@ def judge(
     else:
         receipt_sha256 = hashlib.sha256(jcs.canonical(value)).hexdigest()
         checks += _judge_value(value, policy, gpu_required, moment)
-        notes = _notes(value) if not any(c.status == "FAIL" for c in checks) else {}
+        notes = _notes(value, checks) if not any(c.status == "FAIL" for c in checks) else {}
     return _verdict.conclude(checks, policy, required or {}, receipt_sha256, notes)
 
 
@@ -106,11 +108,12 @@ def judge_signed(
     required: Mapping[str, str] | None = None,
     gpu_required: bool = False,
     now: datetime | None = None,
+    replayed: Iterable[Check] = (),
 ) -> Verdict:
     """Judge the bytes of a signed receipt: the envelope by the keys of ``trust``, then the receipt inside.
 
-    ``demands`` is what the verifier asked for; ``log`` is what he has of a log. Without a good signature the receipt is
-    not looked at.
+    ``demands`` is what the verifier asked for; ``log`` is what he has of a log; ``replayed`` what its replay showed. Without a
+    good signature the receipt is not looked at.
     """
     policy = policy or read_policy()
     moment = now or datetime.now(UTC)
@@ -118,7 +121,8 @@ def judge_signed(
     if signed is None:
         return _verdict.conclude(checks, policy, required or {}, hashlib.sha256(data).hexdigest(), {})
     receipt = jcs.canonical(signed.receipt)
-    return judge(receipt, policy, required=required, gpu_required=gpu_required, now=moment, binding=checks)
+    binding = [*checks, *replayed]
+    return judge(receipt, policy, required=required, gpu_required=gpu_required, now=moment, binding=binding)
 
 
 def _judge_value(value: Any, policy: Policy, gpu_required: bool, now: datetime) -> Iterator[Check]:
@@ -147,7 +151,7 @@ def _schema_checks(value: Any) -> Iterator[Check]:
     yield check("schema", "E0", not wrong, hint=hint)
 
 
-def _notes(value: Mapping[str, Any]) -> dict[str, str]:
+def _notes(value: Mapping[str, Any], checks: Iterable[Check]) -> dict[str, str]:
     """What a claim says, in figures."""
     facts = Facts(value, datetime.now(UTC))
     speed = facts.tokens_per_second
@@ -157,6 +161,8 @@ def _notes(value: Mapping[str, Any]) -> dict[str, str]:
     run, ledger = facts.run, facts.ledger
     body = next(f for f in ledger["families"] if f["family"] == "body")
     notes["output"] = f"{len(run['token_ids'])}/{run['max_tokens']} ids, {run['finish_reason']}"
+    replayed = [str(c.value) for c in checks if c.id == "replay_ids" and c.status == "PASS"]
+    notes["output"] = replayed[0] if replayed else notes["output"]
     notes["model"] = f"{facts.config['architecture']} {facts.model['sha256'][:16]}"
     notes["kernels"] = (
         f"body MACs {body['macs'] + body['macs_skipped']}; quantized fraction {ledger['quantized_fraction']:.3f}"

@@ -17,7 +17,7 @@ from tritium.receipts.files import write_text
 from tritium.receipts.strict_json import text_of
 
 SCHEMA_VERSION = "1.0.0"
-EVIDENCE_VERSION = "1.0"
+EVIDENCE_VERSION = "1.1"
 READ_VERSIONS = ("1.0.0", "1.0")
 DEFAULT_PATH = "ci/inference.json"
 MAX_KERNEL_ID = 128
@@ -153,6 +153,7 @@ _MODEL = _object(
     {
         "sha256": _SHA256,
         "nbytes": _count(1),
+        "tokenizer_sha256": _SHA256,
         "tensors_sha256": _SHA256,
         "config": _CONFIG,
         "tensors": _list(_TENSOR, 1, 100_000),
@@ -223,10 +224,21 @@ _BUILD = _object(
         "compiler": _text(longest=128),
         "flags": _text(longest=512),
         "architecture": _text(longest=32),
+        "library_sha256": _SHA256,
         "commit": _text(r"^[0-9a-f]{40}([0-9a-f]{24})?$"),
         "dirty": _BOOLEAN,
     },
     optional=("commit", "dirty"),
+)
+_TRACE = _object(
+    {
+        "format": {"type": "string", "enum": ["tritium-trace-1"]},
+        "run": _text(r"^[0-9a-f]{32}$"),
+        "nonce": _maybe(_text(longest=128)),
+        "first": _count(),
+        "n_leaves": _count(1),
+        "root": _SHA256,
+    }
 )
 _BANDWIDTH = _object(
     {
@@ -248,6 +260,7 @@ EVIDENCE: Schema = _object(
         "stages": _list(_STAGE, 4, 4),
         "model": _MODEL,
         "plan": _PLAN,
+        "trace": _maybe(_TRACE),
         "ledger": _LEDGER,
         "machine": _MACHINE,
         "build": _BUILD,

@@ -1,0 +1,29 @@
+// SHA-256 (FIPS 180-4), by the processor's instructions where it has them.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace tritium {
+
+constexpr size_t kDigestBytes = 32;
+
+class Sha256 {
+ public:
+  // `portable` leaves the processor's instructions aside: the bits are the same.
+  explicit Sha256(bool portable = false);
+  void update(std::span<const uint8_t> data);
+  // Ends it: `digest` takes 32 bytes.
+  void finish(uint8_t* digest);
+
+ private:
+  void (*compress_)(uint32_t* state, const uint8_t* blocks, size_t n);
+  std::array<uint32_t, 8> state_;
+  std::array<uint8_t, 64> block_;
+  size_t held_ = 0;  // bytes of block_
+  uint64_t length_ = 0;
+};
+
+}  // namespace tritium
