@@ -16,8 +16,8 @@
 
 #include "bandwidth.h"
 #include "executor.h"
-#include "int8_peak.h"
 #include "pack.h"
+#include "peak.h"
 #include "plane.h"
 #include "plan.h"
 #include "registry.h"
@@ -214,15 +214,20 @@ nb::ndarray<nb::numpy> buffer(nb::handle self, int64_t index) {
   return nb::ndarray<nb::numpy>(executor.arena() + b.offset, 2, shape, self, nullptr, dtypes[static_cast<size_t>(b.dtype)]);
 }
 
-std::tuple<View<uint16_t, 4>, View<uint16_t, 4>> kv(nb::handle self, int64_t layer) {
+std::tuple<nb::object, nb::object> kv(nb::handle self, int64_t layer) {
   const Executor& executor = nb::cast<Program&>(self).executor();
   const PlanSpec& plan = executor.plan();
   if (layer < 0 || layer >= plan.n_kv_layers) throw nb::index_error("no such layer of the cache");
   const KvLayer cache = executor.kv(layer);
   const auto blocks = static_cast<size_t>(executor.kv_blocks()), heads = static_cast<size_t>(plan.n_kv_heads);
   const auto dim = static_cast<size_t>(plan.head_dim), block = static_cast<size_t>(plan.kv_block);
-  return {View<uint16_t, 4>(cache.keys, {blocks, heads, dim, block}, self),
-          View<uint16_t, 4>(cache.values, {blocks, heads, block, dim}, self)};
+  if (plan.cache == CacheKind::int8) {
+    const size_t nbytes = (dim + 4) * block;
+    return {nb::cast(View<uint8_t, 3>(cache.keys, {blocks, heads, nbytes}, self)),
+            nb::cast(View<uint8_t, 3>(cache.values, {blocks, heads, nbytes}, self))};
+  }
+  return {nb::cast(View<uint16_t, 4>(cache.keys, {blocks, heads, dim, block}, self)),
+          nb::cast(View<uint16_t, 4>(cache.values, {blocks, heads, block, dim}, self))};
 }
 
 std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> counters(Program& self) {
@@ -302,8 +307,9 @@ void bind_program(nb::module_& m) {
            },
            "A writable view of the whole arena.")
       .def("kv", [](nb::handle_t<Program> self, int64_t layer) { return kv(self, layer); }, "layer"_a,
-           "Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,\n"
-           "kv_block, head_dim).")
+           "Writable views of a layer's cache: as float16 bits keys (blocks, heads, head_dim, kv_block) and values (blocks, heads,\n"
+           "kv_block, head_dim); of an int8 cache bytes (blocks, heads, (head_dim + 4)·kv_block), codes in that order, then float32\n"
+           "scales.")
       .def_prop_ro("trace_row_bytes", [](const Program& self) { return self.executor().trace_row_bytes(); },
                    "Bytes of a token's quantized rows: codes and scale of each.")
       .def_prop_ro("n_threads", [](const Program& self) { return self.executor().n_threads(); }, "Workers, the caller included.");
@@ -352,5 +358,7 @@ NB_MODULE(_native, m) {
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Billions of multiply-accumulates a second that n_threads reach together with the instruction set's product of int8, on\n"
         "registers alone: the best of 15 passes. Errors: ValueError for an instruction set that does not run here.");
+  m.def("f32_peak", &f32_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "The same of float32, each product rounded before it is added.");
   bind_program(m);
 }

@@ -14,7 +14,8 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kMaxTopK = 1024;
-constexpr int64_t kLeastScratchFloats = 1 << 18;
+constexpr int64_t kScratchFloats = 1 << 18;
+constexpr int64_t kMostPartFloats = 1 << 24;  // splits of attention that may be under way
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -43,14 +44,17 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   pool_ = std::make_unique<ThreadPool>(n_threads);
   mutex_ = std::make_unique<std::mutex>();
   arena_ = Pages(plan_.arena_bytes, PageSize::huge);
-  const __int128 half = static_cast<__int128>(kv_blocks) * plan_.n_kv_heads * plan_.head_dim * plan_.kv_block;
-  const __int128 cache_bytes = half * 4 * plan_.n_kv_layers;
-  if (cache_bytes > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
-  kv_half_ = round_up(static_cast<int64_t>(half), 32);
-  cache_ = Pages(static_cast<uint64_t>(kv_half_ * 4 * plan_.n_kv_layers));
+  const __int128 half = static_cast<__int128>(kv_blocks) * plan_.kv_block_bytes();
+  if (half * 2 * plan_.n_kv_layers > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
+  kv_half_ = round_up(static_cast<int64_t>(half), kAlignment);
+  cache_ = Pages(static_cast<uint64_t>(kv_half_ * 2 * plan_.n_kv_layers) + kAlignment);
   bind_residents(residents);
   prepare();
-  scratch_ = Pages(static_cast<uint64_t>(scratch_floats_ * n_threads) * sizeof(float));
+  scratch_ = Pages(static_cast<uint64_t>(kScratchFloats * n_threads) * sizeof(float));
+  const int64_t splits = round_up(plan_.max_context, kAttentionSplit) / kAttentionSplit;
+  const __int128 parts = static_cast<__int128>(plan_.max_tokens) * plan_.n_kv_heads * splits * part_floats_;
+  parts_ = Pages(static_cast<uint64_t>(std::min<__int128>(parts, kMostPartFloats)) * sizeof(float));
+  arrivals_.resize(static_cast<size_t>(plan_.max_tokens * plan_.n_kv_heads));
   candidates_ = Pages(has_select_ ? static_cast<uint64_t>(plan_.max_outputs * round_up(max_top_k_, 16)) * 8 : 0);
   workers_ = std::vector<Worker>(static_cast<size_t>(n_threads));
   for (Worker& w : workers_) w.tallies.resize(counters_.size());
@@ -75,7 +79,6 @@ void Executor::bind_residents(std::span<const std::span<const uint8_t>> resident
 }
 
 void Executor::prepare() {
-  scratch_floats_ = kLeastScratchFloats;
   prepared_.reserve(plan_.steps.size());
   for (size_t i = 0, chain = 0; i < plan_.steps.size(); ++i) {
     const StepSpec& spec = plan_.steps[i];
@@ -87,10 +90,8 @@ void Executor::prepare() {
     has_screen_ |= role == Role::screened_head;
     if (role == Role::full_head) last_projection_ = i;
     if (spec.rule->units == Units::row_heads) {
-      // Keys and values of a block, and for each query head of the group its scores, its sums and what it carries between splits.
       const int64_t group = spec.ints[1] / spec.ints[2];
-      const int64_t floats = 2 * plan_.kv_block * plan_.head_dim + group * (2 * kAttentionSplit + 4 * plan_.head_dim);
-      scratch_floats_ = std::max(scratch_floats_, round_up(floats, kLanes) + 4096);
+      part_floats_ = std::max(part_floats_, round_up(group * (round_up(plan_.head_dim, kLanes) + 2), kLanes));
     }
     Call call{};
     for (size_t j = 0; j < spec.inputs.size(); ++j) call.in[j] = operand(spec.inputs[j]);
@@ -98,7 +99,7 @@ void Executor::prepare() {
     call.ints = spec.ints.data();
     call.floats = spec.floats.data();
     call.kv_block = static_cast<int32_t>(plan_.kv_block);
-    if (spec.rule->uses_cache) call.kv = kv(spec.ints[0]);
+    if (spec.rule->cache != CacheKind::none) call.kv = kv(spec.ints[0]);
     for (size_t c = 0; c < spec.choices.size(); ++c) bind_kernel(i, c, call);
   }
 }
@@ -155,7 +156,7 @@ bool Executor::can_follow_freely(size_t first, size_t step) const {
 }
 
 KvLayer Executor::kv(int64_t layer) const {
-  uint16_t* keys = reinterpret_cast<uint16_t*>(cache_.data()) + layer * 2 * kv_half_;
+  uint8_t* keys = cache_.data() + layer * 2 * kv_half_;
   return {keys, keys + kv_half_};
 }
 
@@ -166,7 +167,8 @@ Failure Executor::step(const StepRequest& request) {
   check(request);
   request_ = &request;
   batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
-            request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k)};
+            request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k), nullptr, 0};
+  tile();
   failed_.store(false, std::memory_order_relaxed);
   for (Worker& w : workers_) w.failure = {};
   walk();
@@ -266,13 +268,37 @@ Division Executor::divide(const StepSpec& spec, int64_t t) const {
       return {n, std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16}), 2, true};
     }
     case Units::row_heads: {
-      const int64_t heads = plan_.n_kv_heads;
-      // Whole rows together let a kernel use a block of keys for all of them.
-      const int64_t rows_together = std::clamp(t / (n_workers * 4), int64_t{1}, int64_t{16});
-      return {t * heads, t >= 4 * n_workers ? rows_together * heads : 1};
+      const int64_t units = static_cast<int64_t>(tiles_.size() - 1) * plan_.n_kv_heads;
+      // Splits of one row one after the other: a worker's reads are one stream.
+      return batch_.n_splits == 0 ? Division{units, 1} : Division{units * batch_.n_splits, 1, 1, true};
     }
   }
   __builtin_unreachable();
+}
+
+// Cuts the batch into rows that attend together. Few of them leave workers idle: then their splits are units, too.
+void Executor::tile() {
+  const auto& slots = request_->slots;
+  const int64_t t = static_cast<int64_t>(slots.size()), n_workers = pool_->size();
+  const auto cut = [&](int64_t most) {
+    tiles_.clear();
+    for (int64_t r = 0; r < t; ++r) {
+      if (tiles_.empty() || r - tiles_.back() == most || slots[static_cast<size_t>(r)] != slots[static_cast<size_t>(tiles_.back())]) {
+        tiles_.push_back(static_cast<int32_t>(r));
+      }
+    }
+    tiles_.push_back(static_cast<int32_t>(t));
+  };
+  cut(kTileRows);
+  const int64_t last = *std::max_element(request_->positions.begin(), request_->positions.end());
+  const int64_t n_splits = last / kAttentionSplit + 1;
+  const bool is_few = static_cast<int64_t>(tiles_.size() - 1) * plan_.n_kv_heads < 4 * n_workers;
+  if (n_workers > 1 && n_splits > 1 && is_few && t * plan_.n_kv_heads * n_splits * part_floats_ <= kMostPartFloats) {
+    batch_.n_splits = static_cast<int32_t>(n_splits);
+  } else {
+    cut(std::clamp(t / (n_workers * 4), int64_t{1}, int64_t{kTileRows}));
+  }
+  batch_.tiles = tiles_.data();
 }
 
 bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
@@ -282,8 +308,10 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   Call call = prepared.calls[choice];
   call.t = rows(spec);
   call.batch = batch_;
-  call.scratch = reinterpret_cast<float*>(scratch_.data()) + worker * scratch_floats_;
-  call.scratch_floats = scratch_floats_;
+  call.scratch = reinterpret_cast<float*>(scratch_.data()) + worker * kScratchFloats;
+  call.scratch_floats = kScratchFloats;
+  call.parts = reinterpret_cast<float*>(parts_.data());
+  call.arrivals = arrivals_.data();
   if (prepared.role == Role::select) {
     call.out[0] = {candidate_ids(), candidate_stride()};
     call.out[1] = {candidate_values(), candidate_stride()};
@@ -362,11 +390,11 @@ void Executor::copy_block(int64_t source, int64_t target) {
                                 std::to_string(source) + " and " + std::to_string(target));
   }
   if (source == target) return;
-  const int64_t elements = plan_.n_kv_heads * plan_.head_dim * plan_.kv_block;
+  const int64_t nbytes = plan_.kv_block_bytes();
   for (int64_t layer = 0; layer < plan_.n_kv_layers; ++layer) {
     const KvLayer cache = kv(layer);
-    for (uint16_t* half : {cache.keys, cache.values}) {
-      std::memcpy(half + target * elements, half + source * elements, static_cast<size_t>(elements) * sizeof(uint16_t));
+    for (uint8_t* half : {cache.keys, cache.values}) {
+      std::memcpy(half + target * nbytes, half + source * nbytes, static_cast<size_t>(nbytes));
     }
   }
 }

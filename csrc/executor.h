@@ -78,7 +78,6 @@ class Executor {
   uint8_t* arena() const { return arena_.data(); }
   KvLayer kv(int64_t layer) const;
   int64_t trace_row_bytes() const { return commitment_.row_bytes(); }
-  int64_t kv_layer_elements() const { return kv_half_; }
 
  private:
   // Candidates come from a screened head where the plan has one, full logits from the full head.
@@ -116,6 +115,7 @@ class Executor {
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
   Division divide(const StepSpec& step, int64_t t) const;
+  void tile();
   bool execute(size_t step, int worker, int64_t begin, int64_t end);
   void copy_results();
   int64_t candidate_stride() const;
@@ -124,12 +124,13 @@ class Executor {
 
   PlanSpec plan_;
   int64_t kv_blocks_;
-  int64_t kv_half_ = 0;  // elements of one layer's keys, padded to whole cache lines
+  int64_t kv_half_ = 0;  // bytes of one layer's keys, padded to whole cache lines
   std::vector<Resident> residents_;
-  Pages arena_, cache_, scratch_, candidates_;
-  int64_t scratch_floats_ = 0;
+  Pages arena_, cache_, scratch_, candidates_, parts_;
   int64_t max_top_k_;
   std::optional<size_t> last_projection_;
+  std::vector<int32_t> arrivals_;
+  int64_t part_floats_ = 0;  // of one token's heads and one split
   bool has_select_ = false;
   bool has_screen_ = false;
   std::vector<Prepared> prepared_;
@@ -141,6 +142,7 @@ class Executor {
   const StepRequest* request_ = nullptr;
   BatchView batch_{};
   std::vector<int32_t> last_positions_;
+  std::vector<int32_t> tiles_;
   std::vector<int64_t> places_;
   std::vector<Worker> workers_;
   std::vector<size_t> together_;  // steps that run as one loop

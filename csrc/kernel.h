@@ -12,6 +12,7 @@ constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
 constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
+constexpr int kTileRows = 32;          // most rows that attend together
 constexpr int64_t kMaxScreenDepth = 1 << 16;  // greatest k of a head plane: its integer sums fit int32
 constexpr int64_t kScreenShare = 8;           // a request for more than this part of the vocabulary reads the full head
 constexpr int kMaxOperands = 6;
@@ -88,13 +89,16 @@ struct BatchView {
   int64_t table_width;
   const int32_t* outputs;
   int32_t top_k;  // 0: full logits
+  const int32_t* tiles;  // attention: rows tiles[i] … tiles[i + 1] − 1 are of one slot, at most kTileRows
+  int32_t n_splits;      // attention: splits of a row that are units of their own; 0: a unit takes all
 };
 
-// One layer of the paged cache, f16: keys [n_blocks][n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so
-// that lanes are keys), values [n_blocks][n_kv_heads][kv_block][head_dim].
+// One layer of the paged cache: keys [n_blocks][n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so that
+// lanes are keys), values [n_blocks][n_kv_heads][kv_block][head_dim]. f16; or int8, each block and head followed by kv_block
+// float32 scales, one a position. The values are followed by at least 64 bytes that may be read.
 struct KvLayer {
-  uint16_t* keys;
-  uint16_t* values;
+  uint8_t* keys;
+  uint8_t* values;
 };
 
 struct Call {
@@ -109,12 +113,14 @@ struct Call {
   int32_t kv_block;
   float* scratch;         // this worker's, scratch_floats long, 64-byte aligned
   int64_t scratch_floats;
+  float* parts;       // all workers', of attention whose splits are units
+  int32_t* arrivals;  // likewise: units done of each tile and key-value head, zero between steps
 };
 
 // A range [begin, end) of the op's units:
 //   linear                 panels of 16 rows
 //   logits_projection, screen, refine, rescore   groups of 16 vocabulary rows
-//   attention              row · n_kv_heads + kv_head
+//   attention              (tile · n_kv_heads + kv_head) · n_splits + split, without splits if n_splits is 0
 //   all others             rows
 using KernelFn = void (*)(const Call& call, int64_t begin, int64_t end, Work& work);
 

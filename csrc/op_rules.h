@@ -11,7 +11,7 @@ namespace tritium {
 enum class Units {
   rows,
   panels,       // of 16 weight rows
-  row_heads,    // row · n_kv_heads + kv_head
+  row_heads,    // rows of one slot and a key-value head, perhaps one split of their keys
   vocab_groups  // of 16 vocabulary rows
 };
 
@@ -23,7 +23,7 @@ struct OpRule {
   size_t n_floats;
   size_t n_residents;
   Units units;
-  bool uses_cache;  // of the layer that its first attribute names
+  CacheKind cache;  // of the layer that its first attribute names
   void (*check)(const PlanSpec& plan, const StepSpec& step);
 };
 

@@ -232,6 +232,9 @@ PlanSpec parse_plan(std::span<const uint8_t> bytes) {
   for (uint32_t i = 0; i < n_steps; ++i) {
     try {
       plan.steps.push_back(read_step(in, plan));
+      const CacheKind cache = plan.steps.back().rule->cache;
+      if (cache != CacheKind::none && plan.cache != CacheKind::none && cache != plan.cache) fail("steps with caches of two kinds");
+      if (cache != CacheKind::none) plan.cache = cache;
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument("step " + std::to_string(i) + ": " + error.what());
     }

@@ -16,6 +16,9 @@ enum class Domain : uint8_t { tokens = 0, outputs = 1 };
 
 int64_t dtype_bytes(Dtype dtype);
 
+// How keys and values are kept (kernel.h, KvLayer). A plan's steps agree on it.
+enum class CacheKind : uint8_t { none, f16, int8 };
+
 struct BufferSpec {
   Dtype dtype;
   Domain domain;
@@ -65,8 +68,11 @@ struct PlanSpec {
   std::vector<BufferSpec> buffers;
   std::vector<ResidentSpec> residents;
   std::vector<StepSpec> steps;
+  CacheKind cache = CacheKind::none;
 
   int64_t capacity(Domain domain) const { return domain == Domain::tokens ? max_tokens : max_outputs; }
+  // Of all heads' keys, or values, in a block of one layer.
+  int64_t kv_block_bytes() const { return n_kv_heads * kv_block * (cache == CacheKind::int8 ? head_dim + 4 : 2 * head_dim); }
 };
 
 // Bytes of a resident, or 0 if the layout is unknown or cannot hold rows of that many columns.

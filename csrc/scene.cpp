@@ -122,11 +122,11 @@ void fill_linear(Scene& s, const Shape& shape, std::string_view layout, Random& 
 }
 
 void fill_cache(Scene& s, const Shape& shape, Random& random) {
-  const int64_t elements = kBlocks * shape.kv_heads * shape.dim * kBlock;
+  // Codes of any kind, too, and scales of float32: the pattern of two such numbers is one.
   for (int region : {Scene::keys, Scene::values}) {
-    for (int64_t i = 0; i < elements; ++i) s.as<uint16_t>(region)[i] = half_of_order_one(random);
+    for (int64_t i = 0; i < Scene::kRegionBytes / 2; ++i) s.as<uint16_t>(region)[i] = half_of_order_one(random);
   }
-  s.call.kv = {s.as<uint16_t>(Scene::keys), s.as<uint16_t>(Scene::values)};
+  s.call.kv = {s.region(Scene::keys), s.region(Scene::values)};
   s.ints = {0, shape.heads, shape.kv_heads, shape.dim, static_cast<int32_t>(shape.t % 2)};
 }
 
@@ -149,7 +149,12 @@ void fill_attention(Scene& s, const Shape& shape, std::string_view, Random& rand
     for (int64_t c = 0; c < shape.heads * shape.dim; ++c) s.call.in[0].row<float>(r)[c] = random.value();
   }
   s.call.out[0] = place_out(s, 0, int64_t{shape.heads} * shape.dim, 16);
-  s.units = shape.t * shape.kv_heads;
+  // Pairs of rows of one slot.
+  for (int32_t r = 0; r < shape.t; ++r) s.slots[static_cast<size_t>(r)] = r / 2;
+  for (int32_t r = 0; r < shape.t; r += 2) s.tiles.push_back(r);
+  s.units = static_cast<int64_t>(s.tiles.size()) * shape.kv_heads;
+  s.tiles.push_back(static_cast<int32_t>(shape.t));
+  s.call.batch.tiles = s.tiles.data();
 }
 
 void fill_glu(Scene& s, const Shape& shape, std::string_view, Random& random) {
@@ -240,6 +245,7 @@ struct Recipe {
 constexpr Recipe kRecipes[] = {
     {"embedding", fill_embedding}, {"rmsnorm", fill_norm},         {"quantize", fill_norm},
     {"linear", fill_linear},       {"rope_kv", fill_rope},         {"attention", fill_attention},
+    {"rope_kv_int8", fill_rope},   {"attention_int8", fill_attention},
     {"relu2_mul", fill_glu},       {"silu_mul", fill_glu},         {"output_rows", fill_output_rows},
     {"select", fill_select},       {"logits_projection", fill_logits}, {"rmsnorm_quantize", fill_norm},
     {"screen", fill_screen},       {"threshold", fill_threshold},  {"refine", fill_refine},
@@ -253,6 +259,7 @@ void fill_batch(Scene& s, const Shape& shape) {
   s.positions.clear();
   s.slots.clear();
   s.outputs.clear();
+  s.tiles.clear();
   s.block_tables.clear();
   for (int32_t r = 0; r < shape.t; ++r) {
     s.positions.push_back(kPositions[r % 9]);
@@ -260,7 +267,7 @@ void fill_batch(Scene& s, const Shape& shape) {
     s.outputs.push_back(r);
     for (int32_t b = 0; b < kTableWidth; ++b) s.block_tables.push_back((r + b) % kBlocks);
   }
-  s.call.batch = {s.tokens.data(), s.positions.data(), s.slots.data(), s.block_tables.data(), kTableWidth, s.outputs.data(), 0};
+  s.call.batch = {s.tokens.data(), s.positions.data(), s.slots.data(), s.block_tables.data(), kTableWidth, s.outputs.data(), 0, nullptr, 0};
 }
 
 }  // namespace

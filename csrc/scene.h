@@ -48,7 +48,7 @@ struct Scene {
   int64_t units = 0;
   std::vector<int32_t> ints;
   std::vector<float> floats;
-  std::vector<int32_t> tokens, positions, slots, block_tables, outputs;
+  std::vector<int32_t> tokens, positions, slots, block_tables, outputs, tiles;
 };
 
 // Lays out a call of the op. False if the op has no recipe: then nothing can be said about its kernels.

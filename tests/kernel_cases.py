@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +14,10 @@ from numpy.typing import NDArray
 import screening
 from tritium import numerics
 from tritium.layouts import LAYOUTS, head_plane_bytes
+from tritium.ops import vector_bytes
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
-U16 = NDArray[np.uint16]
 
 WIDTHS = (1, 2, 15, 16, 17, 31, 63, 64, 65, 100, 255, 256, 257, 640)
 BLOCK_WIDTHS = {"q8_0": (32, 64, 96, 256, 640), "q6_k": (256, 512, 768)}
@@ -35,12 +37,16 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values as float16 bits before and after the call, in kernel.h's order."""
+    """Keys and values before and after the call, in kernel.h's order: as float16 bits, or the bytes of codes and scales.
 
-    keys: U16
-    values: U16
-    keys_after: U16
-    values_after: U16
+    ``shape``: key-value heads, head_dim, positions of a block.
+    """
+
+    keys: NDArray[Any]
+    values: NDArray[Any]
+    keys_after: NDArray[Any]
+    values_after: NDArray[Any]
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,15 +427,24 @@ def _tables(g: np.random.Generator, n_blocks: int) -> I32:
     return g.permutation(2 * n_blocks).reshape(2, n_blocks).astype(np.int32)
 
 
-def rope_kv(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+def int8_block(codes: NDArray[np.int8], scales: F32) -> NDArray[np.uint8]:
+    """A cache of int8 as bytes: each block and head its codes, in either order, then its scales."""
+    n_blocks, heads = codes.shape[:2]
+    flat = np.ascontiguousarray(codes).reshape(n_blocks, heads, -1).view(np.uint8)
+    return np.concatenate([flat, np.ascontiguousarray(scales, np.float32).view(np.uint8)], axis=2)
+
+
+def rope_kv(layout: str, ts: Sequence[int], int8: bool = False) -> Iterator[Case]:
     for t in ts:
         for i, d in enumerate((2, 4, 16, 30, 32, 64, 100, 128, 256)):
             for interleaved in (0, 1):
                 block = (16, 64, 256)[(i + t) % 3]
-                yield from _rope_cases(_rng("rope", t, d, interleaved), t, d, block, interleaved)
+                yield from _rope_cases(_rng("rope", t, d, interleaved), t, d, block, interleaved, int8)
 
 
-def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved: int) -> Iterator[Case]:
+def _rope_cases(
+    g: np.random.Generator, t: int, d: int, block: int, interleaved: int, int8: bool
+) -> Iterator[Case]:
     heads, kv_heads = 6, 2
     n_blocks = -(-(t + 40) // block)
     context = n_blocks * block
@@ -437,6 +452,8 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
     q, k, v = _normal(g, t, heads * d), _normal(g, t, kv_heads * d), _normal(g, t, kv_heads * d)
     # Ties of normal and denormal float16, the greatest value that still rounds down, a sum that carries into the exponent.
     edges = (1 + 2**-11, 1 + 3 * 2**-11, 65519.0, 2**-25, 3 * 2**-25, -(2**-24), 6e-5, 2047.5 / 2048, -0.0)
+    if int8:
+        edges = (127.0, 0.5, 1.5, -2.5, 126.5, -126.5, 64.49, -0.0)
     v[0, : len(edges)] = np.array(edges, np.float32)[: v.shape[1]]
     positions = g.permutation(context)[:t].astype(np.int32)
     positions[-1] = context - 1 if context - 1 not in positions[:-1] else positions[-1]
@@ -447,13 +464,23 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
         return numerics.apply_rope(x.reshape(t, -1, d), cos[positions], sin[positions], style)
 
     before = g.integers(0, 1 << 15, (2, 2 * n_blocks, kv_heads, d * block), np.uint16)
+    if int8:
+        before = before.astype(np.int8)
     keys, values = before[0].reshape(-1, kv_heads, d, block), before[1].reshape(-1, kv_heads, block, d)
-    keys_after, values_after = keys.copy(), values.copy()
+    scales = _normal(g, 2, 2 * n_blocks, kv_heads, block)
+    keys_after, values_after, scales_after = keys.copy(), values.copy(), scales.copy()
     for row, (at, slot) in enumerate(zip(positions, slots, strict=True)):
-        keys_after[tables[slot, at // block], :, :, at % block] = numerics.to_f16(rotated(k))[row].view(np.uint16)
-        values_after[tables[slot, at // block], :, at % block] = numerics.to_f16(v.reshape(t, -1, d))[row].view(
-            np.uint16
-        )
+        own = tables[slot, at // block]
+        key, value = rotated(k)[row], v.reshape(t, -1, d)[row]
+        if int8:
+            keys_after[own, :, :, at % block], scales_after[0, own, :, at % block] = numerics.quantize_activations(key)
+            values_after[own, :, at % block], scales_after[1, own, :, at % block] = numerics.quantize_activations(value)
+        else:
+            keys_after[own, :, :, at % block] = numerics.to_f16(key).view(np.uint16)
+            values_after[own, :, at % block] = numerics.to_f16(value).view(np.uint16)
+    if int8:
+        keys, values = int8_block(keys, scales[0]), int8_block(values, scales[1])
+        keys_after, values_after = int8_block(keys_after, scales_after[0]), int8_block(values_after, scales_after[1])
 
     def case(label: str, k: F32, v: F32, failure: tuple[str, int] | None = None) -> Case:
         return Case(
@@ -467,56 +494,67 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
             positions=positions,
             slots=slots,
             tables=tables,
-            cache=Cache(keys, values, keys_after, values_after),
+            cache=Cache(keys, values, keys_after, values_after, (kv_heads, d, block)),
             failure=failure,
         )
 
     yield case("", k, v)
     yield case("in place", k, v)
-    for value in (65520.0, -65520.0, np.nan, np.inf):
+    for value in (np.nan, np.inf, *(() if int8 else (65520.0, -65520.0))):
         bad = v.copy()
         bad[-1, -1] = value
         yield case(f"value {value}", k, bad, ("kv_overflow", t - 1))
     bad = k.copy()
-    bad[-1, :d] = 1e5
+    bad[-1, :d] = np.inf if int8 else 1e5
     yield case("keys too large", bad, v, ("kv_overflow", t - 1))
 
 
-def attention(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+def attention(layout: str, ts: Sequence[int], int8: bool = False) -> Iterator[Case]:
     shapes = ((1, 1), (4, 4), (4, 2), (5, 1), (6, 2), (8, 1), (7, 1))
     for t in ts:
         for i, d in enumerate((2, 16, 30, 64, 100, 128, 256)):
             heads, kv_heads = shapes[(i + t) % len(shapes)]
             yield _attention_case(
-                _rng("attention", t, d, heads), t, d, heads, kv_heads, (16, 64, 128, 256)[(i + t) % 4]
+                _rng("attention", t, d, heads), t, d, heads, kv_heads, (16, 64, 128, 256)[(i + t) % 4], int8
             )
 
 
-def _attention_case(g: np.random.Generator, t: int, d: int, heads: int, kv_heads: int, block: int) -> Case:
+def _attention_case(
+    g: np.random.Generator, t: int, d: int, heads: int, kv_heads: int, block: int, int8: bool
+) -> Case:
     n_blocks = -(-SEQUENCE // block)
     tables, slots = _tables(g, n_blocks), g.integers(0, 2, t, np.int32)
     edges = np.array([0, 14, 15, 16, block - 1, block, 255, 256, 257, 511, 513, SEQUENCE - 1])
     # Each place of the cache belongs to one token of the batch.
     positions = g.permutation(np.unique(edges))[:t].astype(np.int32)
-    k, v = (
-        _normal(g, 2, SEQUENCE, kv_heads, d).astype(np.float16),
-        _normal(g, 2, SEQUENCE, kv_heads, d).astype(np.float16),
+    kept = [_normal(g, 2, SEQUENCE, kv_heads, d) for _ in range(2)]
+    (k, k_scales), (v, v_scales) = (
+        [a.reshape(2, SEQUENCE, kv_heads, -1) for a in numerics.quantize_activations(x.reshape(-1, d))]
+        if int8
+        else (x.astype(np.float16), np.ones((2, SEQUENCE, kv_heads, 1), np.float32))
+        for x in kept
     )
-    # What no token may read is NaN.
-    keys = np.full((2 * n_blocks, kv_heads, d, block), 0x7E55, np.uint16)
-    values = np.full((2 * n_blocks, kv_heads, block, d), 0x7E55, np.uint16)
+    # What no token may read is NaN, or has a scale that is.
+    bits = np.int8 if int8 else np.uint16
+    keys = np.full((2 * n_blocks, kv_heads, d, block), 0x55 if int8 else 0x7E55, bits)
+    values = np.full((2 * n_blocks, kv_heads, block, d), 0x55 if int8 else 0x7E55, bits)
+    scales = np.full((2, 2 * n_blocks, kv_heads, block), np.nan, np.float32)
     for slot in range(2):
         known = 1 + max((int(p) for p, s in zip(positions, slots, strict=True) if s == slot), default=-1)
         for at in range(known):
-            keys[tables[slot, at // block], :, :, at % block] = k[slot, at].view(np.uint16)
-            values[tables[slot, at // block], :, at % block] = v[slot, at].view(np.uint16)
+            own = tables[slot, at // block]
+            keys[own, :, :, at % block], values[own, :, at % block] = k[slot, at].view(bits), v[slot, at].view(bits)
+            scales[:, own, :, at % block] = k_scales[slot, at, :, 0], v_scales[slot, at, :, 0]
+    if int8:
+        keys, values = int8_block(keys, scales[0]), int8_block(values, scales[1])
     q = _normal(g, t, heads, d) * np.float32(2)
     group = heads // kv_heads
     y = np.empty_like(q)
     for row, (at, slot) in enumerate(zip(positions, slots, strict=True)):
         for h in range(kv_heads):
             own = slice(h * group, (h + 1) * group)
-            y[row, own] = numerics.attend(q[row, own], k[slot, : at + 1, h], v[slot, : at + 1, h])
+            scaled = [x[slot, : at + 1, h, 0] for x in (k_scales, v_scales)] if int8 else []
+            y[row, own] = numerics.attend(q[row, own], k[slot, : at + 1, h], v[slot, : at + 1, h], *scaled)
     seen = int(positions.sum()) + t
     return Case(
         f"T={t} d={d} heads={heads}/{kv_heads} block={block}",
@@ -527,9 +565,9 @@ def _attention_case(g: np.random.Generator, t: int, d: int, heads: int, kv_heads
         positions=positions,
         slots=slots,
         tables=tables,
-        cache=Cache(keys, values, keys, values),
+        cache=Cache(keys, values, keys, values, (kv_heads, d, block)),
         macs=2 * heads * d * seen,
-        nbytes=4 * kv_heads * d * seen,
+        nbytes=2 * kv_heads * vector_bytes("int8" if int8 else "f16", d) * seen,
     )
 
 
@@ -540,7 +578,9 @@ CASES: Mapping[str, Callable[[str, Sequence[int]], Iterator[Case]]] = {
     "rmsnorm_quantize": rmsnorm_quantize,
     "linear": linear,
     "rope_kv": rope_kv,
+    "rope_kv_int8": partial(rope_kv, int8=True),
     "attention": attention,
+    "attention_int8": partial(attention, int8=True),
     "relu2_mul": _gated("relu2_mul", numerics.relu2_mul),
     "silu_mul": _gated("silu_mul", numerics.silu_mul),
     "output_rows": output_rows,

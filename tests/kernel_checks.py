@@ -21,7 +21,7 @@ GAP = 64
 """Sentinel bytes before, between and after the buffers."""
 
 MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
-             "attention": (1, 2, 3, 5, 8)}  # fmt: skip
+             "attention": (1, 2, 3, 5, 8), "attention_int8": (1, 2, 3, 5, 8)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
 OUTPUT_OPS = ("logits_projection", "select", "output_rows", *SCREENED_HEAD)
 
@@ -94,13 +94,13 @@ def make_program(
     cached = case.cache
     residents = tuple(Resident((f"w{i}",), w.layout, w.rows, w.cols, w.data.size) for i, w in enumerate(case.weights))
     context = (
-        case.weights[0].rows if op == "rope_kv" else 1 if case.positions is None else int(case.positions.max()) + 1
+        case.weights[0].rows if op.startswith("rope_kv") else 1 if case.positions is None else int(case.positions.max()) + 1
     )
+    n_kv_heads, head_dim, block = (0, 0, 0) if cached is None else cached.shape
     plan = Plan(
         architecture="", backend="cpu", profile="", graph_hash="", max_tokens=n_tokens + 1, max_outputs=n_tokens + 1,
         max_context=context, vocab_size=case.vocab, n_kv_layers=0 if cached is None else 1,
-        n_kv_heads=0 if cached is None else cached.keys.shape[1], head_dim=0 if cached is None else cached.keys.shape[2],
-        kv_block=0 if cached is None else cached.keys.shape[3], arena_bytes=place.nbytes, rope_theta=0.0, rope_factors=(),
+        n_kv_heads=n_kv_heads, head_dim=head_dim, kv_block=block, arena_bytes=place.nbytes, rope_theta=0.0, rope_factors=(),
         buffers=place.buffers, residents=residents, steps=(step,),
     )  # fmt: skip
     weights = [w.data for w in case.weights]

@@ -110,7 +110,7 @@ class Program {
     const uint8_t* from = data.data();
     for (int64_t layer = 0; layer < e.plan().n_kv_layers; ++layer) {
       const KvLayer kv = e.kv(layer);
-      for (uint16_t* half : {kv.keys, kv.values}) {
+      for (uint8_t* half : {kv.keys, kv.values}) {
         std::memcpy(half, from, half_bytes());
         from += half_bytes();
       }
@@ -159,8 +159,7 @@ class Program {
   }
 
   uint64_t half_bytes() {
-    const PlanSpec& p = executor().plan();
-    return static_cast<uint64_t>(executor().kv_blocks() * p.n_kv_heads * p.head_dim * p.kv_block) * sizeof(uint16_t);
+    return static_cast<uint64_t>(executor().kv_blocks() * executor().plan().kv_block_bytes());
   }
 
   void write_state(SectionWriter& out) {
@@ -169,7 +168,7 @@ class Program {
     out.begin("cache", 2 * half_bytes() * static_cast<uint64_t>(e.plan().n_kv_layers));
     for (int64_t layer = 0; layer < e.plan().n_kv_layers; ++layer) {
       const KvLayer kv = e.kv(layer);
-      for (const uint16_t* half : {kv.keys, kv.values}) out.put(half, half_bytes());
+      for (const uint8_t* half : {kv.keys, kv.values}) out.put(half, half_bytes());
     }
     out.end();
   }

@@ -1,172 +1,292 @@
-// attention: causal attention of one token over its sequence's cache, for the query heads of one key-value head.
+// attention: causal attention of tokens over their sequence's cache, for the query heads of one key-value head.
 #pragma once
 
+#include "generic/cache.h"
 #include "generic/exp.h"
 #include "generic/padding.h"
-#include "generic/sums.h"
-#include "kernel.h"
+#include "generic/tile.h"
 
 namespace tritium {
 namespace {
 
-constexpr int64_t kMaxDim = 256;     // features of a head
-constexpr int64_t kHeadTile = 4;     // query heads that share one conversion of keys and values
+constexpr int kHeadTile = 4;       // query heads that share a load of keys and values
+constexpr int64_t kPiece = 64;     // most keys that stand side by side in scratch as float32
 
-// Where a sequence's cache lies for one key-value head.
-struct Cache {
-  const uint16_t* keys;
-  const uint16_t* values;
-  const int32_t* blocks;
-  int64_t n_kv_heads, kv_head, block_size, dim;
+// What one split of at most 256 keys gives each head: Σp·v, greatest score, Σp.
+struct Part {
+  float* out;
+  float* max;
+  float* sum;
+};
 
-  int64_t base(int64_t position) const {
-    return (blocks[position / block_size] * n_kv_heads + kv_head) * dim * block_size;
+// One token's query heads (at most kHeadTile of one key-value head), and where their attention is worked out.
+struct Row {
+  const float* q;
+  int64_t n_keys;  // of the split at hand
+  float* p;        // [heads][kAttentionSplit]
+  Part part;
+};
+
+inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t part_floats(int64_t n_heads, int64_t dim) { return padded(n_heads * (padded(dim) + 2)); }
+
+// The parts of heads h, h + 1, … of n_heads that share a place.
+inline Part part_at(float* place, int64_t n_heads, int64_t dim, int64_t h) {
+  float* max = place + n_heads * padded(dim);
+  return {place + h * padded(dim), max + h, max + n_heads + h};
+}
+
+// Vectors of a tile with N heads.
+template <int N>
+constexpr int kWidth = kAccumulators / N < 1 ? 1 : kAccumulators / N > 4 ? 4 : kAccumulators / N;
+
+// Scores of `n` keys side by side: (Σ_i q_i·k_i)·scale, i ascending.
+template <int N, int C, class Element>
+[[gnu::always_inline]] inline void score_tile(const Row& row, const Vectors<Element>& keys, int64_t dim, int64_t j, const lanes* scales) {
+  SumTile<N, C> sums;
+  clear(sums);
+  add_products(sums, row.q, dim, keys, dim);
+  store_scaled(sums, row.p + j, kAttentionSplit, scales);
+}
+
+template <int N, class Element>
+inline void score_keys(const Row& row, Vectors<Element> keys, int64_t dim, int64_t j, int64_t n, const lanes* scales) {
+  constexpr int kStep = kLanes * kWidth<N>;
+  int64_t at = 0;
+  for (; at + kStep <= padded(n); at += kStep) score_tile<N, kWidth<N>>(row, keys.from(at), dim, j + at, scales + at / kLanes);
+  if constexpr (kWidth<N> > 2) {
+    for (; at + 2 * kLanes <= padded(n); at += 2 * kLanes) score_tile<N, 2>(row, keys.from(at), dim, j + at, scales + at / kLanes);
   }
-};
-
-
-// What one split of at most 256 keys gives each head: greatest score, Σp, Σp·v.
-struct Split {
-  alignas(64) float p[kHeadTile][kAttentionSplit];
-  alignas(64) float out[kHeadTile][kMaxDim];
-  float max[kHeadTile];
-  float sum[kHeadTile];
-};
-
-// sums[h] += x[h·step]·a
-template <int N>
-[[gnu::always_inline]] inline void add_products(Sums<N>& s, const float* x, int64_t step, const lanes& a) {
-  s.first = s.first + splat(*x) * a;
-  if constexpr (N > 1) add_products(s.rest, x + step, step, a);
-}
-template <int N>
-[[gnu::always_inline]] inline void store_scaled(const Sums<N>& s, float* y, int64_t step, const lanes& scale) {
-  store(y, s.first * scale);
-  if constexpr (N > 1) store_scaled(s.rest, y + step, step, scale);
-}
-template <int N>
-[[gnu::always_inline]] inline void store_sums(const Sums<N>& s, float* y, int64_t step) {
-  store(y, s.first);
-  if constexpr (N > 1) store_sums(s.rest, y + step, step);
+  for (; at < n; at += kLanes) score_tile<N, 1>(row, keys.from(at), dim, j + at, scales + at / kLanes);
 }
 
-// Scores of sixteen keys: (Σ_i q_i·k_i)·inv_sqrt, i ascending.
-template <int N>
-inline void score_keys(const Cache& cache, const float* q, int64_t position, const lanes& inv_sqrt, float* scores) {
-  const uint16_t* keys = cache.keys + cache.base(position) + position % cache.block_size;
-  Sums<N> s;
-  clear(s);
-  for (int64_t i = 0; i < cache.dim; ++i) add_products(s, q + i, cache.dim, from_f16(keys + i * cache.block_size));
-  store_scaled(s, scores, kAttentionSplit, inv_sqrt);
+// Σ_j p_j·v_j over n further keys from j on, j ascending.
+template <int N, int C, class Element>
+[[gnu::always_inline]] inline void mix_tile(const Row& row, const Vectors<Element>& values, int64_t step, int64_t j, int64_t n, int64_t i) {
+  SumTile<N, C> sums;
+  if (j == 0) {
+    clear(sums);
+  } else {
+    load_sums(sums, row.part.out + i, step);
+  }
+  add_products(sums, row.p + j, kAttentionSplit, values, n);
+  store_sums(sums, row.part.out + i, step);
 }
 
-// Sixteen features (n at the border) of Σ_j p_j·v_j, j ascending over the n_keys keys from `start`.
+template <int N, class Element>
+inline void mix_values(const Row& row, Vectors<Element> values, int64_t dim, int64_t j, int64_t n) {
+  constexpr int kStep = kLanes * kWidth<N>;
+  const int64_t width = padded(dim);
+  int64_t i = 0;
+  for (; i + kStep <= width; i += kStep) mix_tile<N, kWidth<N>>(row, values.from(i), width, j, n, i);
+  for (; i < width; i += kLanes) mix_tile<N, 1>(row, values.from(i), width, j, n, i);
+}
+
+// The greatest scores of each head in lanes, of the n at p that are keys.
 template <int N>
-inline void mix_values(const Cache& cache, const Split& split, int64_t start, int64_t n_keys, int64_t i, float* out) {
-  const int64_t n = cache.dim - i;
-  Sums<N> s;
-  clear(s);
-  for (int64_t j = 0; j < n_keys;) {
-    const int64_t position = start + j;
-    const int64_t left = n_keys - j < cache.block_size ? n_keys - j : cache.block_size;
-    const uint16_t* values = cache.values + cache.base(position) + i;
-    if (n >= 16) {
-      for (int64_t b = 0; b < left; ++b) {
-        add_products(s, split.p[0] + j + b, kAttentionSplit, from_f16(values + b * cache.dim));
-      }
-    } else {
-      for (int64_t b = 0; b < left; ++b) {
-        add_products(s, split.p[0] + j + b, kAttentionSplit, from_f16_first(values + b * cache.dim, n));
-      }
+[[gnu::always_inline]] inline void raise_tops(Sums<N>& tops, const float* p, int64_t n) {
+  tops.first = max(tops.first, n < kLanes ? keep_first(load(p), n, -__builtin_inff()) : load(p));
+  if constexpr (N > 1) raise_tops(tops.rest, p + kAttentionSplit, n);
+}
+template <int N>
+[[gnu::always_inline]] inline void fold_tops(Sums<N>& tops, float* greatest) {
+  float each[kLanes];
+  store(each, tops.first);
+  *greatest = each[0];
+  for (int l = 1; l < kLanes; ++l) *greatest = each[l] > *greatest ? each[l] : *greatest;
+  tops.first = splat(*greatest);
+  if constexpr (N > 1) fold_tops(tops.rest, greatest + 1);
+}
+// e^(s − top), added to each head's sum and weighed with the values' scales, where they have them.
+template <int N, class Element>
+[[gnu::always_inline]] inline void soften(Sums<N>& sums, const Sums<N>& tops, float* p, int64_t n, const Cache<Element>& cache, int64_t at) {
+  lanes e = exp(load(p) - tops.first);
+  if (n < kLanes) e = keep_first(e, n, 0.0f);
+  sums.first = sums.first + e;
+  store(p, cache.weigh(e, at));
+  if constexpr (N > 1) soften(sums.rest, tops.rest, p + kAttentionSplit, n, cache, at);
+}
+template <int N>
+[[gnu::always_inline]] inline void fold_sums(const Sums<N>& sums, float* totals) {
+  *totals = tree_sum(sums.first);
+  if constexpr (N > 1) fold_sums(sums.rest, totals + 1);
+}
+
+// Scores become weights: p = exp(s − max s) in place, lane sum and maximum kept. Lanes past n_keys hold garbage: they are left out.
+template <int N, class Element>
+inline void soften(const Cache<Element>& cache, const Row& row, int64_t start) {
+  Sums<N> tops, sums;
+  clear(sums);
+  fill(tops, -__builtin_inff());
+  for (int64_t j = 0; j < row.n_keys; j += kLanes) raise_tops(tops, row.p + j, row.n_keys - j);
+  fold_tops(tops, row.part.max);
+  for (int64_t j = 0; j < row.n_keys; j += kLanes) soften(sums, tops, row.p + j, row.n_keys - j, cache, start + j);
+  fold_sums(sums, row.part.sum);
+}
+
+// Attention of each row over the split that begins at `start`. Several rows share one conversion to float32, into `stage`. Positions
+// from `end` on are not there.
+template <int N, class Element>
+inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n_rows, int64_t start, int64_t end, float* stage) {
+  const int64_t dim = cache.dim, piece = least(kPiece, cache.block_size);
+  int64_t n_keys = 0;
+  for (int64_t r = 0; r < n_rows; ++r) n_keys = rows[r].n_keys > n_keys ? rows[r].n_keys : n_keys;
+  for (int64_t j = 0; j < n_keys; j += piece) {
+    const int64_t next = start + j + piece;
+    const Vectors<Element> keys = cache.keys_at(start + j, j + piece < n_keys ? cache.key(next) : cache.value(start));
+    lanes scales[kPiece / kLanes];
+    cache.score_scales(start + j, least(piece, n_keys - j), scales);
+    if (n_rows == 1) {
+      score_keys<N>(rows[0], keys, dim, j, least(piece, n_keys - j), scales);
+      continue;
     }
-    j += left;
+    const Vectors<float> staged = convert(keys, dim, piece, stage);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      if (rows[r].n_keys > j) score_keys<N>(rows[r], staged, dim, j, least(piece, rows[r].n_keys - j), scales);
+    }
   }
-  store_sums(s, out, kMaxDim);
-}
-
-// p = exp(s − max s) in place, its lane sum and the maximum. Lanes past n_keys hold garbage: they are left out of both.
-inline void soften(Split& split, int64_t h, int64_t n_keys) {
-  float* p = split.p[h];
-  lanes top = splat(-__builtin_inff());
-  for (int64_t j = 0; j < n_keys; j += 16) {
-    const lanes s = load(p + j);
-    top = max(top, n_keys - j < 16 ? keep_first(s, n_keys - j, -__builtin_inff()) : s);
+  for (int64_t r = 0; r < n_rows; ++r) {
+    if (rows[r].n_keys > 0) soften<N>(cache, rows[r], start);
   }
-  float each[16];
-  store(each, top);
-  float greatest_score = each[0];
-  for (int l = 1; l < 16; ++l) greatest_score = each[l] > greatest_score ? each[l] : greatest_score;
-  lanes sum = splat(0.0f);
-  for (int64_t j = 0; j < n_keys; j += 16) {
-    lanes e = exp(load(p + j) - splat(greatest_score));
-    if (n_keys - j < 16) e = keep_first(e, n_keys - j, 0.0f);
-    store(p + j, e);
-    sum = sum + e;
+  for (int64_t j = 0; j < n_keys; j += piece) {
+    const int64_t next = start + j + piece;
+    const Vectors<Element> values = cache.values_at(
+        start + j, j + piece < n_keys ? cache.value(next) : next < end ? cache.key(next) : cache.value(start + j));
+    if (n_rows == 1) {
+      mix_values<N>(rows[0], values, dim, j, least(piece, n_keys - j));
+      continue;
+    }
+    const Vectors<float> staged = convert(values, least(piece, n_keys - j), dim, stage);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      if (rows[r].n_keys > j) mix_values<N>(rows[r], staged, dim, j, least(piece, rows[r].n_keys - j));
+    }
   }
-  split.max[h] = greatest_score;
-  split.sum[h] = tree_sum(sum);
-}
-
-template <int N>
-inline void attend_split(const Cache& cache, const float* q, int64_t start, int64_t n_keys, Split& split) {
-  const lanes inv_sqrt = splat(1.0f / __builtin_sqrtf(static_cast<float>(cache.dim)));
-  for (int64_t j = 0; j < n_keys; j += 16) score_keys<N>(cache, q, start + j, inv_sqrt, split.p[0] + j);
-  for (int64_t h = 0; h < N; ++h) soften(split, h, n_keys);
-  for (int64_t i = 0; i < cache.dim; i += 16) mix_values<N>(cache, split, start, n_keys, i, split.out[0] + i);
 }
 
 // Fold a split into what the earlier ones gave: M' = max(M, m), a = exp(M − M'), b = exp(m − M'), L = a·L + b·l, O = a·O + b·o.
-inline void merge(Split& total, const Split& next, int64_t h, int64_t dim) {
-  const float top = total.max[h] > next.max[h] ? total.max[h] : next.max[h];
-  const float a = exp(total.max[h] - top), b = exp(next.max[h] - top);
-  total.sum[h] = a * total.sum[h] + b * next.sum[h];
-  for (int64_t i = 0; i < dim; i += 16) {
-    store(total.out[h] + i, splat(a) * load(total.out[h] + i) + splat(b) * load(next.out[h] + i));
+inline void merge(const Part& total, const Part& next, int64_t n_heads, int64_t dim) {
+  for (int64_t h = 0; h < n_heads; ++h) {
+    const float top = total.max[h] > next.max[h] ? total.max[h] : next.max[h];
+    const float a = exp(total.max[h] - top), b = exp(next.max[h] - top);
+    total.sum[h] = a * total.sum[h] + b * next.sum[h];
+    float* out = total.out + h * padded(dim);
+    const float* more = next.out + h * padded(dim);
+    for (int64_t i = 0; i < dim; i += kLanes) store(out + i, splat(a) * load(out + i) + splat(b) * load(more + i));
+    total.max[h] = top;
   }
-  total.max[h] = top;
 }
 
-template <int N>
-inline void attend_heads(const Cache& cache, const float* q, int64_t kv_len, float* y) {
-  Split total, next;
-  for (int64_t start = 0; start < kv_len; start += kAttentionSplit) {
-    const int64_t n_keys = kv_len - start < kAttentionSplit ? kv_len - start : kAttentionSplit;
-    attend_split<N>(cache, q, start, n_keys, start == 0 ? total : next);
-    for (int64_t h = 0; start != 0 && h < N; ++h) merge(total, next, h, cache.dim);
-  }
-  for (int64_t h = 0; h < N; ++h) {
-    for (int64_t i = 0; i < cache.dim; i += 16) {
-      const int64_t n = cache.dim - i;
-      store_first(y + h * cache.dim + i, load(total.out[h] + i) / splat(total.sum[h]), n < 16 ? n : 16);
+inline void divide(const Part& total, int64_t n_heads, int64_t dim, float* y) {
+  for (int64_t h = 0; h < n_heads; ++h) {
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      const lanes o = load(total.out + h * padded(dim) + i) / splat(total.sum[h]);
+      store_first(y + h * dim + i, o, least(dim - i, kLanes));
     }
+  }
+}
+
+// The rows of a unit, all of one slot.
+template <class Element>
+struct Unit {
+  const Call& call;
+  Cache<Element> cache;
+  int64_t first_row, n_rows, group;
+
+  int64_t kv_len(int64_t r) const { return call.batch.positions[first_row + r] + 1; }
+  int64_t n_splits(int64_t r) const { return (kv_len(r) + kAttentionSplit - 1) / kAttentionSplit; }
+  int64_t n_keys(int64_t r, int64_t split) const {
+    const int64_t left = kv_len(r) - split * kAttentionSplit;
+    return left < 0 ? 0 : least(left, kAttentionSplit);
+  }
+  int64_t most_splits() const {
+    int64_t most = 0;
+    for (int64_t r = 0; r < n_rows; ++r) most = n_splits(r) > most ? n_splits(r) : most;
+    return most;
+  }
+  int64_t first_head() const { return cache.kv_head * group; }
+  float* y(int64_t r) const { return call.out[0].row<float>(first_row + r) + first_head() * cache.dim; }
+  // Where the split's part for all heads of the group lies, when splits go to different workers.
+  float* shared(int64_t r, int64_t split) const {
+    const int64_t place = ((first_row + r) * cache.n_kv_heads + cache.kv_head) * call.batch.n_splits + split;
+    return call.parts + place * part_floats(group, cache.dim);
+  }
+};
+
+// N heads from h on, all splits one after the other (split < 0), or the one split, whose parts are left for others to fold.
+template <int N, class Element>
+inline void attend_heads(const Unit<Element>& unit, int64_t h, int64_t split) {
+  const int64_t dim = unit.cache.dim, row_floats = N * kAttentionSplit + 2 * part_floats(N, dim);
+  float* stage = unit.call.scratch;
+  float* rooms = stage + kPiece * padded(dim);
+  Row rows[kTileRows];
+  for (int64_t r = 0; r < unit.n_rows; ++r) {
+    rows[r].q = unit.call.in[0].template row<const float>(unit.first_row + r) + (unit.first_head() + h) * dim;
+    rows[r].p = rooms + r * row_floats;
+  }
+  const auto total = [&](int64_t r) { return part_at(rows[r].p + N * kAttentionSplit, N, dim, 0); };
+  const auto next = [&](int64_t r) { return part_at(rows[r].p + N * kAttentionSplit + part_floats(N, dim), N, dim, 0); };
+  int64_t end = 0;
+  for (int64_t r = 0; r < unit.n_rows; ++r) end = unit.kv_len(r) > end ? unit.kv_len(r) : end;
+  const int64_t first = split < 0 ? 0 : split, last = split < 0 ? unit.most_splits() : split + 1;
+  for (int64_t s = first; s < last; ++s) {
+    for (int64_t r = 0; r < unit.n_rows; ++r) {
+      rows[r].n_keys = unit.n_keys(r, s);
+      rows[r].part = split >= 0 ? part_at(unit.shared(r, s), unit.group, dim, h) : s == 0 ? total(r) : next(r);
+    }
+    attend_split<N>(unit.cache, rows, unit.n_rows, s * kAttentionSplit, end, stage);
+    if (split >= 0 || s == 0) continue;
+    for (int64_t r = 0; r < unit.n_rows; ++r) {
+      if (rows[r].n_keys > 0) merge(total(r), next(r), N, dim);
+    }
+  }
+  for (int64_t r = 0; split < 0 && r < unit.n_rows; ++r) divide(total(r), N, dim, unit.y(r) + h * dim);
+}
+
+// The splits of a unit's rows, folded in the order of positions by the worker that finished last.
+template <class Element>
+inline void fold_splits(const Unit<Element>& unit) {
+  const int64_t dim = unit.cache.dim;
+  for (int64_t r = 0; r < unit.n_rows; ++r) {
+    const Part total = part_at(unit.shared(r, 0), unit.group, dim, 0);
+    for (int64_t s = 1; s < unit.n_splits(r); ++s) merge(total, part_at(unit.shared(r, s), unit.group, dim, 0), unit.group, dim);
+    divide(total, unit.group, dim, unit.y(r));
   }
 }
 
 // Scores are |s| ≤ d·|q|·65504 in float32: an overflow gives NaN, which the next quantization reports. Reads the keys and values
 // of positions 0 … the row's, once.
-KERNEL_FUNCTION(attention_real) {
-  const int64_t n_heads = call.ints[1], n_kv_heads = call.ints[2], dim = call.ints[3];
+template <class Element>
+inline void attend(const Call& call, int64_t begin, int64_t end, Work& work) {
+  const int64_t n_heads = call.ints[1], n_kv_heads = call.ints[2], dim = call.ints[3], n_splits = call.batch.n_splits;
   const int64_t group = n_heads / n_kv_heads;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t r = unit / n_kv_heads, g = unit % n_kv_heads;
-    const int64_t kv_len = call.batch.positions[r] + 1;
-    const int32_t* blocks = call.batch.block_tables + call.batch.slots[r] * call.batch.table_width;
-    const Cache cache{call.kv.keys, call.kv.values, blocks, n_kv_heads, g, call.kv_block, dim};
-    const float* q = call.in[0].row<const float>(r) + g * group * dim;
-    float* y = call.out[0].row<float>(r) + g * group * dim;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t split = n_splits == 0 ? -1 : i % n_splits, at = n_splits == 0 ? i : i / n_splits;
+    const int64_t tile = at / n_kv_heads, g = at % n_kv_heads, row = call.batch.tiles[tile];
+    const int32_t* blocks = call.batch.block_tables + call.batch.slots[row] * call.batch.table_width;
+    const Unit<Element> unit{call, Cache<Element>(call, blocks, n_kv_heads, g, dim), row, call.batch.tiles[tile + 1] - row, group};
     for (int64_t h = 0; h < group; h += kHeadTile) {
       switch (group - h) {
-        case 1: attend_heads<1>(cache, q + h * dim, kv_len, y + h * dim); break;
-        case 2: attend_heads<2>(cache, q + h * dim, kv_len, y + h * dim); break;
-        case 3: attend_heads<3>(cache, q + h * dim, kv_len, y + h * dim); break;
-        default: attend_heads<4>(cache, q + h * dim, kv_len, y + h * dim); break;
+        case 1: attend_heads<1>(unit, h, split); break;
+        case 2: attend_heads<2>(unit, h, split); break;
+        case 3: attend_heads<3>(unit, h, split); break;
+        default: attend_heads<4>(unit, h, split); break;
       }
     }
-    if (g == n_kv_heads - 1) zero_padding(call.out[0].row<float>(r), n_heads * dim);
-    work.macs += static_cast<uint64_t>(2 * group * dim * kv_len);
-    work.bytes += static_cast<uint64_t>(4 * dim * kv_len);
+    for (int64_t r = 0; r < unit.n_rows; ++r) {
+      const int64_t n_keys = split < 0 ? unit.kv_len(r) : unit.n_keys(r, split);
+      work.macs += static_cast<uint64_t>(2 * group * dim * n_keys);
+      work.bytes += static_cast<uint64_t>(2 * Cache<Element>::vector_bytes(dim) * n_keys);
+      if (g == n_kv_heads - 1) zero_padding(call.out[0].row<float>(row + r), n_heads * dim);
+    }
+    if (split < 0 || __atomic_add_fetch(call.arrivals + at, 1, __ATOMIC_ACQ_REL) != n_splits) continue;
+    fold_splits(unit);
+    __atomic_store_n(call.arrivals + at, 0, __ATOMIC_RELAXED);
   }
 }
+
+KERNEL_FUNCTION(attention_real) { attend<uint16_t>(call, begin, end, work); }
+KERNEL_FUNCTION(attention_int8) { attend<int8_t>(call, begin, end, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -26,6 +26,8 @@ inline lanes operator*(lanes a, lanes b) { return {_mm256_mul_ps(a.lo, b.lo), _m
 inline lanes operator/(lanes a, lanes b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 
 inline lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+// What multiplies lanes again and again, for `factor * lanes`.
+inline lanes factor_at(const float* p) { return splat(*p); }
 inline lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline lanes load_first(const float* p, int64_t n) {
   return {_mm256_maskload_ps(p, first_dwords(n)), _mm256_maskload_ps(p + 8, first_dwords(n - 8))};

@@ -30,6 +30,8 @@ inline lanes operator/(lanes x, lanes y) {
 }
 
 inline lanes splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
+// What multiplies lanes again and again, for `factor * lanes`.
+inline lanes factor_at(const float* p) { return splat(*p); }
 inline lanes load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
 inline void store(float* p, lanes x) {
   vst1q_f32(p, x.a);

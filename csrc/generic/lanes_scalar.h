@@ -38,6 +38,8 @@ inline lanes splat(float x) {
   const floats q{x, x, x, x};
   return {q, q, q, q};
 }
+// What multiplies lanes again and again, for `factor * lanes`.
+inline lanes factor_at(const float* p) { return splat(*p); }
 inline lanes load(const float* p) {
   lanes x;
   std::memcpy(&x, p, 64);

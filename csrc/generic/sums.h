@@ -13,9 +13,13 @@ template <>
 struct Sums<0> {};
 
 template <int N>
+[[gnu::always_inline]] inline void fill(Sums<N>& s, float x) {
+  s.first = splat(x);
+  if constexpr (N > 1) fill(s.rest, x);
+}
+template <int N>
 [[gnu::always_inline]] inline void clear(Sums<N>& s) {
-  s.first = splat(0.0f);
-  if constexpr (N > 1) clear(s.rest);
+  fill(s, 0.0f);
 }
 
 }  // namespace

@@ -75,6 +75,9 @@ def int8_peak(isa: str, n_threads: int) -> float:
     registers alone: the best of 15 passes. Errors: ValueError for an instruction set that does not run here.
     """
 
+def f32_peak(isa: str, n_threads: int) -> float:
+    """The same of float32, each product rounded before it is added."""
+
 class Program:
     """
     A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises RuntimeError.
@@ -125,10 +128,11 @@ class Program:
     def arena(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
         """A writable view of the whole arena."""
 
-    def kv(self, layer: int) -> tuple[Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C')], Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None, None), order='C')]]:
+    def kv(self, layer: int) -> tuple[object, object]:
         """
-        Writable views of a layer's cache as float16 bits: keys (blocks, heads, head_dim, kv_block), values (blocks, heads,
-        kv_block, head_dim).
+        Writable views of a layer's cache: as float16 bits keys (blocks, heads, head_dim, kv_block) and values (blocks, heads,
+        kv_block, head_dim); of an int8 cache bytes (blocks, heads, (head_dim + 4)·kv_block), codes in that order, then float32
+        scales.
         """
 
     @property

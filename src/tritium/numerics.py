@@ -175,7 +175,9 @@ def apply_rope(x: F32, cos: F32, sin: F32, style: str) -> F32:
     return y
 
 
-def attend(q: F32, keys: NDArray[np.float16], values: NDArray[np.float16]) -> F32:
+def attend(
+    q: F32, keys: NDArray[Any], values: NDArray[Any], key_scales: F32 | None = None, value_scales: F32 | None = None
+) -> F32:
     """Causal attention of one token over its sequence's cache, for query heads that share one key-value head.
 
     s_j = (Σ_i q_i·k_ji)·(1/sqrt(d)), summed over i = 0, 1, … from +0. The keys are cut into splits of 256 by position. In a split
@@ -183,7 +185,10 @@ def attend(q: F32, keys: NDArray[np.float16], values: NDArray[np.float16]) -> F3
     following one, in order, updates M' = max(M, m), a = exp(M − M'), b = exp(m − M'), L = a·L + b·l, O = a·O + b·o.
     The result is O / L.
 
-    Shapes: q (heads, d) f32, keys and values (kv_len, d) f16 → (heads, d) f32.
+    A cache of int8 holds ``quantize_activations`` of each key and value. There s_j = (Σ_i q_i·k_ji)·(scale_j·(1/sqrt(d))) and
+    o = Σ_j (p_j·scale_j)·v_j, codes k and v taken as float32.
+
+    Shapes: q (heads, d) f32, keys and values (kv_len, d) f16, or i8 with scales (kv_len,) f32 → (heads, d) f32.
     Source: online softmax, Milakov and Gimelshein 2018; splits depend on the length only.
     """
     heads, d = q.shape
@@ -195,10 +200,13 @@ def attend(q: F32, keys: NDArray[np.float16], values: NDArray[np.float16]) -> F3
         s = np.zeros((heads, k.shape[0]), np.float32)
         for i in range(d):
             s = s + q[:, i : i + 1] * k[None, :, i]
-        s = s * inv_sqrt
+        split = slice(start, start + ATTENTION_SPLIT)
+        s = s * (inv_sqrt if key_scales is None else key_scales[split] * inv_sqrt)
         m = s.max(axis=1)
         p = exp(s - m[:, None])
         total = lane_sum(p)
+        if value_scales is not None:
+            p = p * value_scales[split]
         o = np.zeros((heads, d), np.float32)
         for j in range(k.shape[0]):
             o = o + p[:, j : j + 1] * v[j]

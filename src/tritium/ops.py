@@ -52,14 +52,27 @@ def _linear(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(int(t * a["k"] * a["n"]), int(t * (a["k"] + 4 + 4 * a["n"] * (1 + a.get("accumulate", 0)))))
 
 
-def _rope_kv(a: Attrs, t: int, kv_len: int) -> Cost:
-    rotated = (a["n_heads"] + a["n_kv_heads"]) * a["head_dim"]
-    return Cost(0, int(t * (8 * rotated + 4 * a["head_dim"] + 2 * 2 * a["n_kv_heads"] * a["head_dim"])))
+def vector_bytes(cache: str, head_dim: int) -> int:
+    """Bytes of one key or value of one head in a cache of kind "f16", or "int8" with its scale."""
+    return {"f16": 2 * head_dim, "int8": head_dim + 4}[cache]
 
 
-def _attention(a: Attrs, t: int, kv_len: int) -> Cost:
-    cache = 2 * 2 * a["n_kv_heads"] * a["head_dim"] * kv_len
-    return Cost(int(2 * t * a["n_heads"] * a["head_dim"] * kv_len), int(t * (cache + 8 * a["n_heads"] * a["head_dim"])))
+def _rope_kv(cache: str) -> Callable[[Attrs, int, int], Cost]:
+    def cost(a: Attrs, t: int, kv_len: int) -> Cost:
+        rotated = (a["n_heads"] + a["n_kv_heads"]) * a["head_dim"]
+        kept = 2 * a["n_kv_heads"] * vector_bytes(cache, int(a["head_dim"]))
+        return Cost(0, int(t * (8 * rotated + 4 * a["head_dim"] + kept)))
+
+    return cost
+
+
+def _attention(cache: str) -> Callable[[Attrs, int, int], Cost]:
+    def cost(a: Attrs, t: int, kv_len: int) -> Cost:
+        width = a["n_heads"] * a["head_dim"]
+        read = 2 * a["n_kv_heads"] * vector_bytes(cache, int(a["head_dim"])) * kv_len
+        return Cost(int(2 * t * width * kv_len), int(t * (read + 8 * width)))
+
+    return cost
 
 
 def _logits(a: Attrs, t: int, kv_len: int) -> Cost:
@@ -93,8 +106,10 @@ OPS: dict[str, Op] = {
         Op("rmsnorm", ("k",), ("eps",), _elementwise(1)),
         Op("quantize", ("k", "act_bits"), (), _quantize, family="exact"),
         Op("linear", ("k", "n", "group", "act_bits", "accumulate"), (), _linear),
-        Op("rope_kv", ("layer", "n_heads", "n_kv_heads", "head_dim", "interleaved"), (), _rope_kv),
-        Op("attention", ("layer", "n_heads", "n_kv_heads", "head_dim"), (), _attention),
+        Op("rope_kv", ("layer", "n_heads", "n_kv_heads", "head_dim", "interleaved"), (), _rope_kv("f16")),
+        Op("rope_kv_int8", ("layer", "n_heads", "n_kv_heads", "head_dim", "interleaved"), (), _rope_kv("int8")),
+        Op("attention", ("layer", "n_heads", "n_kv_heads", "head_dim"), (), _attention("f16")),
+        Op("attention_int8", ("layer", "n_heads", "n_kv_heads", "head_dim"), (), _attention("int8")),
         Op("relu2_mul", ("k",), (), _elementwise(2)),
         Op("silu_mul", ("k",), (), _elementwise(2)),
         Op("add", ("k",), (), _elementwise(2)),

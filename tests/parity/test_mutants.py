@@ -24,11 +24,13 @@ BUILD = ROOT / "build" / "native"
 NO_SELF_TEST = ("registry.cpp", "isa.status = self_test(isa.kernels, baseline);", 'isa.status = "ok";')
 
 QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
+CODERS = QUANTIZERS | {"rope_apply_int8"}
+ATTENTIONS = {"attention_real", "attention_int8"}
 LINEARS = {"i2s_gemv", "i2s_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
 BLOCKED = {f"{op}_{layout}" for op in ("logits_projection", "threshold", "rescore") for layout in ("q8_0", "q6_k")}
 RESCORES = {f"{op}_{layout}" for op in ("threshold", "rescore") for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
-SUMMING = {"rmsnorm", "rmsnorm_quantize", "attention_real"} | PROJECTIONS | RESCORES
+SUMMING = {"rmsnorm", "rmsnorm_quantize"} | ATTENTIONS | PROJECTIONS | RESCORES
 AWAY = "_mm256_cvttps_epi32(_mm256_add_ps({0}, _mm256_or_ps(_mm256_and_ps({0}, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(0.5f))))"
 
 
@@ -65,7 +67,7 @@ MORE_MUTANTS = {
         {"rmsnorm", "rmsnorm_quantize"},
     ),
     "activations_divided_by_the_scale": Mutant(
-        "avx2", "generic/norm.h", "value(i) * inv_scale", "value(i) / splat(absmax / 127.0f)", QUANTIZERS
+        "avx2", "generic/norm.h", "value(i) * inv_scale", "value(i) / splat(absmax / 127.0f)", CODERS
     ),
     "padding_left_as_it_was": Mutant("avx2", "generic/norm.h", "std::memset(q + i, 0, 16);", ";", QUANTIZERS),
     "row_written_beyond_its_end": Mutant("avx2", "generic/norm.h", "i % 64 != 0;", "i < (k + 64) / 64 * 64;", QUANTIZERS),
@@ -74,13 +76,15 @@ MORE_MUTANTS = {
         "_mm256_cvtps_ph(a.hi, _MM_FROUND_TO_ZERO)", {"rope_apply"},
     ),
     "overflow_of_the_cache_unseen": Mutant(
-        "avx2", "generic/rope.h", "if (!key_fits || !value_fits)", "if (!key_fits)", {"rope_apply"}
+        "avx2", "generic/rope.h", "if (!key_fits || !value_fits)", "if (!key_fits)",
+        {"rope_apply", "rope_apply_int8"},
     ),
     "key_forgotten": Mutant(
-        "avx2", "generic/attention.h", "positions[r] + 1;", "positions[r] + (call.batch.positions[r] < 500);", {"attention_real"}
+        "avx2", "generic/attention.h", "positions[first_row + r] + 1;",
+        "positions[first_row + r] + (call.batch.positions[first_row + r] < 500);", ATTENTIONS,
     ),
     "splits_merged_without_the_maximum": Mutant(
-        "avx2", "generic/attention.h", "b = exp(next.max[h] - top)", "b = 1.0f", {"attention_real"}
+        "avx2", "generic/attention.h", "b = exp(next.max[h] - top)", "b = 1.0f", ATTENTIONS
     ),
     "negative_gates_pass": Mutant("avx2", "generic/glu.h", "max(load(gate + i), splat(0.0f))", "load(gate + i)", {"relu2_mul"}),
     "order_of_a_gate_s_products": Mutant(
@@ -116,7 +120,7 @@ MORE_MUTANTS = {
     ),
     "truncated_codes": Mutant(
         "avx512vnni", "generic/lanes_avx512.h", "_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))",
-        "_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a.v))", QUANTIZERS,
+        "_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a.v))", CODERS,
     ),
     "sum_in_another_order": Mutant(
         "scalar", "generic/lanes_scalar.h", "(x.a + x.c) + (x.b + x.d)", "(x.a + x.b) + (x.c + x.d)", SUMMING

@@ -76,6 +76,11 @@ def int8_peak(isa: str, n_threads: int) -> float:
     return _native.int8_peak(isa, n_threads)
 
 
+def f32_peak(isa: str, n_threads: int) -> float:
+    """The same of float32, each product rounded before it is added: the bound of attention. Errors: as ``int8_peak``."""
+    return _native.f32_peak(isa, n_threads)
+
+
 class CpuBackend:
     """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels.
 

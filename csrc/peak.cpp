@@ -1,4 +1,4 @@
-#include "int8_peak.h"
+#include "peak.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -18,7 +18,7 @@ constexpr int64_t kShares = 8;          // of a worker's rounds, so that a threa
 constexpr int64_t kShareRounds = 200'000;
 constexpr int kChains = 12;             // sums in flight: more than latency × instructions a cycle
 
-// ONE(s) is the instruction set's product of operands 12 and 13, added to register s. In assembly, because a compiler may merge, drop or
+// ONE(s) is a product of operands 12 and 13, added to register s. In assembly, because a compiler may merge, drop or
 // spill sums; each function is compiled for the instructions that it names, and called only where they run.
 #define TRITIUM_CHAINS(ONE) \
   ONE("%0") ONE("%1") ONE("%2") ONE("%3") ONE("%4") ONE("%5") ONE("%6") ONE("%7") ONE("%8") ONE("%9") ONE("%10") ONE("%11")
@@ -39,8 +39,10 @@ constexpr int kChains = 12;             // sums in flight: more than latency × 
 
 struct Peak {
   std::string_view isa;
-  int macs;  // of one instruction, or of the pair that makes a product and its sum
-  void (*run)(int64_t n_rounds);
+  int int8_macs;  // of one instruction, or of the pair that makes a product and its sum
+  void (*int8)(int64_t n_rounds);
+  int f32_macs;
+  void (*f32)(int64_t n_rounds);
 };
 
 #if defined(__x86_64__)
@@ -53,7 +55,18 @@ TRITIUM_PEAK(peak_avx2, "avx2", 32, "x", "xmm15", TRITIUM_ONE)
 #define TRITIUM_ONE(s) "movdqa %12, %%xmm15\n\tpmullw %13, %%xmm15\n\tpaddw %%xmm15, " s "\n\t"
 TRITIUM_PEAK(peak_scalar, "sse2", 16, "x", "xmm15", TRITIUM_ONE)
 #undef TRITIUM_ONE
-constexpr Peak kPeaks[] = {{"avx512vnni", 64, peak_avx512vnni}, {"avx2", 32, peak_avx2}, {"scalar", 8, peak_scalar}};
+#define TRITIUM_ONE(s) "vmulps %13, %12, %%zmm31\n\tvaddps %%zmm31, " s ", " s "\n\t"
+TRITIUM_PEAK(peak_f32_avx512, "avx512f", 64, "v", "xmm31", TRITIUM_ONE)
+#undef TRITIUM_ONE
+#define TRITIUM_ONE(s) "vmulps %13, %12, %%ymm15\n\tvaddps %%ymm15, " s ", " s "\n\t"
+TRITIUM_PEAK(peak_f32_avx, "avx", 32, "x", "xmm15", TRITIUM_ONE)
+#undef TRITIUM_ONE
+#define TRITIUM_ONE(s) "movaps %12, %%xmm15\n\tmulps %13, %%xmm15\n\taddps %%xmm15, " s "\n\t"
+TRITIUM_PEAK(peak_f32_sse, "sse2", 16, "x", "xmm15", TRITIUM_ONE)
+#undef TRITIUM_ONE
+constexpr Peak kPeaks[] = {{"avx512vnni", 64, peak_avx512vnni, 16, peak_f32_avx512},
+                           {"avx2", 32, peak_avx2, 8, peak_f32_avx},
+                           {"scalar", 8, peak_scalar, 4, peak_f32_sse}};
 #elif defined(__aarch64__)
 #define TRITIUM_ONE(s) "smmla " s ".4s, %12.16b, %13.16b\n\t"
 TRITIUM_PEAK(peak_neoni8mm, "arch=armv8.2-a+dotprod+i8mm", 16, "w", "cc", TRITIUM_ONE)
@@ -67,8 +80,13 @@ TRITIUM_PEAK(peak_neon, "arch=armv8-a", 16, "w", "cc", TRITIUM_ONE)
 #define TRITIUM_ONE(s) "mla " s ".8h, %12.8h, %13.8h\n\t"
 TRITIUM_PEAK(peak_scalar, "arch=armv8-a", 16, "w", "cc", TRITIUM_ONE)
 #undef TRITIUM_ONE
-constexpr Peak kPeaks[] = {
-    {"neoni8mm", 32, peak_neoni8mm}, {"neondot", 16, peak_neondot}, {"neon", 8, peak_neon}, {"scalar", 8, peak_scalar}};
+#define TRITIUM_ONE(s) "fmul v31.4s, %12.4s, %13.4s\n\tfadd " s ".4s, " s ".4s, v31.4s\n\t"
+TRITIUM_PEAK(peak_f32, "arch=armv8-a", 16, "w", "v31", TRITIUM_ONE)
+#undef TRITIUM_ONE
+constexpr Peak kPeaks[] = {{"neoni8mm", 32, peak_neoni8mm, 4, peak_f32},
+                           {"neondot", 16, peak_neondot, 4, peak_f32},
+                           {"neon", 8, peak_neon, 4, peak_f32},
+                           {"scalar", 8, peak_scalar, 4, peak_f32}};
 #endif
 
 const Peak& find_peak(std::string_view name) {
@@ -81,20 +99,29 @@ const Peak& find_peak(std::string_view name) {
   throw std::invalid_argument("isa: expected one that runs here, got " + std::string(name));
 }
 
-}  // namespace
-
-double int8_peak(std::string_view isa, int n_threads) {
-  const Peak& peak = find_peak(isa);
+double reach(int macs, void (*run)(int64_t), int n_threads) {
   ThreadPool pool(n_threads);
   const Division division{kShares * n_threads, 1, 1, true};
   uint64_t best = UINT64_MAX;
   for (int pass = 0; pass < kPasses; ++pass) {
     const uint64_t start = now_ns();
-    pool.run(division, [&](int, int64_t begin, int64_t end) { peak.run(kShareRounds * (end - begin)); });
+    pool.run(division, [&](int, int64_t begin, int64_t end) { run(kShareRounds * (end - begin)); });
     best = std::min(best, std::max<uint64_t>(now_ns() - start, 1));
   }
   const int64_t products = kShares * n_threads * kShareRounds * kChains;
-  return static_cast<double>(products) * peak.macs / static_cast<double>(best);
+  return static_cast<double>(products) * macs / static_cast<double>(best);
+}
+
+}  // namespace
+
+double int8_peak(std::string_view isa, int n_threads) {
+  const Peak& peak = find_peak(isa);
+  return reach(peak.int8_macs, peak.int8, n_threads);
+}
+
+double f32_peak(std::string_view isa, int n_threads) {
+  const Peak& peak = find_peak(isa);
+  return reach(peak.f32_macs, peak.f32, n_threads);
 }
 
 }  // namespace tritium
