@@ -442,9 +442,7 @@ def rope_kv(layout: str, ts: Sequence[int], int8: bool = False) -> Iterator[Case
                 yield from _rope_cases(_rng("rope", t, d, interleaved), t, d, block, interleaved, int8)
 
 
-def _rope_cases(
-    g: np.random.Generator, t: int, d: int, block: int, interleaved: int, int8: bool
-) -> Iterator[Case]:
+def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved: int, int8: bool) -> Iterator[Case]:
     heads, kv_heads = 6, 2
     n_blocks = -(-(t + 40) // block)
     context = n_blocks * block
@@ -519,9 +517,7 @@ def attention(layout: str, ts: Sequence[int], int8: bool = False) -> Iterator[Ca
             )
 
 
-def _attention_case(
-    g: np.random.Generator, t: int, d: int, heads: int, kv_heads: int, block: int, int8: bool
-) -> Case:
+def _attention_case(g: np.random.Generator, t: int, d: int, heads: int, kv_heads: int, block: int, int8: bool) -> Case:
     n_blocks = -(-SEQUENCE // block)
     tables, slots = _tables(g, n_blocks), g.integers(0, 2, t, np.int32)
     edges = np.array([0, 14, 15, 16, block - 1, block, 255, 256, 257, 511, 513, SEQUENCE - 1])

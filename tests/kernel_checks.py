@@ -94,7 +94,11 @@ def make_program(
     cached = case.cache
     residents = tuple(Resident((f"w{i}",), w.layout, w.rows, w.cols, w.data.size) for i, w in enumerate(case.weights))
     context = (
-        case.weights[0].rows if op.startswith("rope_kv") else 1 if case.positions is None else int(case.positions.max()) + 1
+        case.weights[0].rows
+        if op.startswith("rope_kv")
+        else 1
+        if case.positions is None
+        else int(case.positions.max()) + 1
     )
     n_kv_heads, head_dim, block = (0, 0, 0) if cached is None else cached.shape
     plan = Plan(

@@ -9,7 +9,6 @@ import pytest
 from tritium import _native
 from tritium.backends import cpu
 
-
 PEAKS = (cpu.int8_peak, cpu.f32_peak)
 
 
