@@ -54,7 +54,7 @@ MUTANTS = {
     ),
     "rounded_half_away": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi))",
-        f"_mm256_packs_epi32({AWAY.format('a.lo')}, {AWAY.format('a.hi')})", QUANTIZERS,
+        f"_mm256_packs_epi32({AWAY.format('a.lo')}, {AWAY.format('a.hi')})", CODERS,
     ),
 }  # fmt: skip
 MORE_MUTANTS = {
