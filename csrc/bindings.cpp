@@ -100,6 +100,16 @@ nb::bytes sha256(const nb::bytes& data, bool portable) {
   return nb::bytes(digest, sizeof digest);
 }
 
+View<uint8_t, 1> pack_i2s_columns(const Bytes& data, int64_t rows, int64_t cols, float scale, const std::string& dialect, int n_threads) {
+  const PackPart part{{data.data(), data.size()}, rows, cols, scale, parse_dialect(dialect)};
+  Pages columns;
+  {
+    const nb::gil_scoped_release unlocked;
+    columns = pack_columns(part, n_threads);
+  }
+  return as_array(std::move(columns));
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa& isa : instruction_sets()) {
@@ -336,6 +346,8 @@ NB_MODULE(_native, m) {
         "Repack I2_S tensors into panels, stacked, each padded to 16 rows.\n\n"
         "parts: (file bytes with the 32 of tail, rows, cols, scale, dialect \"128\", \"64\" or \"4row\"), all of one width.\n"
         "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");
+  m.def("pack_i2s_columns", &pack_i2s_columns, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
+        "Repack an I2_S tensor into columns. Errors: as pack_i2s.");
   m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1,
         "Pack trits into panels, stacked, each padded to 16 rows.\n\n"
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");

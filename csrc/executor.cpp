@@ -19,7 +19,7 @@ constexpr int64_t kMostPartFloats = 1 << 24;  // splits of attention that may be
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout == "i2s" ? 4 : 2; }
+uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout.starts_with("i2") ? 4 : 2; }
 
 // The same failure, however the rows were divided.
 Failure earlier(const Failure& a, const Failure& b) {
@@ -55,6 +55,7 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   const __int128 parts = static_cast<__int128>(plan_.max_tokens) * plan_.n_kv_heads * splits * part_floats_;
   parts_ = Pages(static_cast<uint64_t>(std::min<__int128>(parts, kMostPartFloats)) * sizeof(float));
   arrivals_.resize(static_cast<size_t>(plan_.max_tokens * plan_.n_kv_heads));
+  partial_sums_ = Pages(static_cast<uint64_t>(partial_stride_ * n_threads) * sizeof(int32_t));
   candidates_ = Pages(has_select_ ? static_cast<uint64_t>(plan_.max_outputs * round_up(max_top_k_, 16)) * 8 : 0);
   workers_ = std::vector<Worker>(static_cast<size_t>(n_threads));
   for (Worker& w : workers_) w.tallies.resize(counters_.size());
@@ -117,6 +118,9 @@ void Executor::bind_kernel(size_t step, size_t choice, Call call) {
     throw std::invalid_argument(at_step(step, spec) + "kernel " + chosen.kernel + " is for another op, layout or T");
   }
   for (size_t j = 0; j < chosen.residents.size(); ++j) call.weights[j] = residents_[chosen.residents[j]];
+  if (layout == "i2s_columns") {
+    partial_stride_ = std::max(partial_stride_, round_up(call.weights[0].rows, kColumnRows) + kLanes);
+  }
   prepared_[step].calls.push_back(call);
   prepared_[step].kernels.push_back(kernel);
   counters_.push_back({static_cast<int64_t>(step), static_cast<int64_t>(choice), 0, 0, 0, 0, 0});
@@ -193,8 +197,7 @@ void Executor::walk() {
     if (together_.empty()) continue;
     const size_t last = together_.back();
     for (size_t step : together_) counters_[prepared_[step].first_counter + choose(step)].calls += 1;
-    const StepSpec& first = plan_.steps[together_[0]];
-    pool_->run(divide(first, rows(first)), [&](int worker, int64_t begin, int64_t end) {
+    pool_->run(divide(together_[0]), [&](int worker, int64_t begin, int64_t end) {
       for (size_t step : together_) {
         if (!execute(step, worker, begin, end)) return;
         if (worker == 0 && together_.size() > 1) charge(step);
@@ -250,8 +253,17 @@ size_t Executor::choose(size_t step) const {
   return spec.choices.size() - 1;  // the plan covers every T
 }
 
-Division Executor::divide(const StepSpec& spec, int64_t t) const {
-  const int64_t n_workers = pool_->size();
+bool Executor::by_columns(size_t step) const {
+  return prepared_[step].kernels[choose(step)]->layout == std::string_view("i2s_columns");
+}
+
+Division Executor::divide(size_t step) const {
+  const StepSpec& spec = plan_.steps[step];
+  const int64_t n_workers = pool_->size(), t = rows(spec);
+  if (by_columns(step)) {
+    const int64_t k = spec.ints[0];
+    return {k, round_up(std::max(k / (n_workers * 4), int64_t{1}), kLanes), kLanes, true};
+  }
   const auto streamed = [&](int64_t n) {
     const int64_t align = n >= 16 * n_workers ? 4 : 1;
     return Division{n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};
@@ -312,6 +324,7 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   call.scratch_floats = kScratchFloats;
   call.parts = reinterpret_cast<float*>(parts_.data());
   call.arrivals = arrivals_.data();
+  call.partials = {reinterpret_cast<int32_t*>(partial_sums_.data()), partial_stride_, pool_->size(), worker, &partials_done_};
   if (prepared.role == Role::select) {
     call.out[0] = {candidate_ids(), candidate_stride()};
     call.out[1] = {candidate_values(), candidate_stride()};
@@ -405,6 +418,8 @@ void Executor::renew_after_fork() {
   static_cast<void>(mutex_.release());
   mutex_ = std::make_unique<std::mutex>();
   pool_ = std::make_unique<ThreadPool>(pool_->size());
+  if (partial_sums_.size() > 0) std::memset(partial_sums_.data(), 0, partial_sums_.size());
+  partials_done_ = 0;
 }
 
 }  // namespace tritium

@@ -114,7 +114,8 @@ class Executor {
   bool screens() const;
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
-  Division divide(const StepSpec& step, int64_t t) const;
+  Division divide(size_t step) const;
+  bool by_columns(size_t step) const;
   void tile();
   bool execute(size_t step, int worker, int64_t begin, int64_t end);
   void copy_results();
@@ -126,7 +127,8 @@ class Executor {
   int64_t kv_blocks_;
   int64_t kv_half_ = 0;  // bytes of one layer's keys, padded to whole cache lines
   std::vector<Resident> residents_;
-  Pages arena_, cache_, scratch_, candidates_, parts_;
+  Pages arena_, cache_, scratch_, candidates_, parts_, partial_sums_;
+  int64_t partial_stride_ = 0;
   int64_t max_top_k_;
   std::optional<size_t> last_projection_;
   std::vector<int32_t> arrivals_;
@@ -147,6 +149,7 @@ class Executor {
   std::vector<Worker> workers_;
   std::vector<size_t> together_;  // steps that run as one loop
   std::atomic<bool> failed_{false};
+  int64_t partials_done_ = 0;
 
   std::vector<StepCounter> counters_;
   Totals totals_;

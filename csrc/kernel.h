@@ -15,6 +15,8 @@ constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum
 constexpr int kTileRows = 32;          // most rows that attend together
 constexpr int64_t kMaxScreenDepth = 1 << 16;  // greatest k of a head plane: its integer sums fit int32
 constexpr int64_t kScreenShare = 8;           // a request for more than this part of the vocabulary reads the full head
+constexpr int64_t kMaxSparse = (int64_t{1} << 17) - 1;  // greatest k and n of a sparse linear: 128·128·k fits int32, lists fit scratch
+constexpr int64_t kColumnRows = 256;   // rows in 64 bytes of an i2s_columns column
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;
 
@@ -52,6 +54,11 @@ struct Operand {
 // Resident layouts: f32 f16 bf16 q8_0 q6_k are the file's rows, unchanged.
 // i2s: rows/16 panels of ceil(cols/16) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 4r + b hold trit + 1 of row r,
 // k = 16·block + 4j + b (padding: code 1). At the next multiple of 64 bytes follow rows/16 f32 scales, one a panel.
+// i2_s: the file's tensor, for cols a multiple of 128. A row is cols/4 bytes; byte p of 32 holds trit + 1 of k = 128·block + 32·j + p in
+// bits 6−2j..7−2j. Behind the rows 32 bytes, which begin with the f32 scale.
+// i2s_columns: cols columns of ceil(rows/256) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 16·l + 4·v + i hold trit + 1 of
+// row 256·block + 64·j + 16·v + 4·l + i (padding: code 1): four columns interleaved by bytes give sixteen rows side by side. Behind
+// the columns 64 bytes, which begin with the f32 scale.
 // plane44: a head as codes c of 8 bits, split in two: scale·(2·(c >> 4) − 15) is near the row, adding scale/16·(2·(c & 15) − 15) is
 // nearer. First the high halves in ceil(rows/16) panels, each ceil(cols/8) blocks of 64 bytes (byte 4r + b of a block holds those of row
 // r, k = 8·block + b in its low bits, k + 4 in its high bits), then three times 16 f32: scale, residual, norm, with residual ≥ ‖what the
@@ -101,6 +108,15 @@ struct KvLayer {
   uint8_t* values;
 };
 
+// Where the workers of a step leave sums that all of them have a part in. Between steps everything is zero.
+struct Partials {
+  int32_t* sums;   // n_workers times `stride`, of which the last says that this worker took part
+  int64_t stride;  // a multiple of 16
+  int64_t n_workers;
+  int64_t worker;  // that runs this call
+  int64_t* done;   // units whose sums are there
+};
+
 struct Call {
   int64_t t;  // rows of the step's domain: tokens or outputs
   Operand in[kMaxOperands];
@@ -115,10 +131,11 @@ struct Call {
   int64_t scratch_floats;
   float* parts;       // all workers', of attention whose splits are units
   int32_t* arrivals;  // likewise: units done of each tile and key-value head, zero between steps
+  Partials partials;
 };
 
 // A range [begin, end) of the op's units:
-//   linear                 panels of 16 rows
+//   linear                 panels of 16 rows; on i2s_columns, columns
 //   logits_projection, screen, refine, rescore   groups of 16 vocabulary rows
 //   attention              (tile · n_kv_heads + kv_head) · n_splits + split, without splits if n_splits is 0
 //   all others             rows

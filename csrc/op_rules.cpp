@@ -91,10 +91,16 @@ void check_linear(const PlanSpec& plan, const StepSpec& step) {
   demand(k <= kMaxDepth, step, "k below 2^19, for which every kernel's sums fit 32 bits");
   demand(step.ints[2] == 0 && step.ints[3] == 8, step, "group 0 and act_bits 8");
   demand(step.ints[4] == 0 || step.ints[4] == 1, step, "accumulate 0 or 1");
+  const bool gated = step.inputs.size() > 2;
+  demand(!gated || step.ints[4] == 0, step, "accumulate 0 beside a gate");
   for_each_resident(plan, step, [&](const ResidentSpec& r) {
-    demand(r.layout == "i2s" && r.cols == k && r.rows == round_up(n, kPanelRows), step, "a weight of k columns in whole panels");
+    const bool sparse = r.layout == "i2s_columns" || (r.layout == "i2_s" && step.ints[4] == 0);
+    demand(sparse || r.layout == "i2s", step, "a ternary layout that it can read");
+    demand(r.cols == k && r.rows == (sparse ? n : round_up(n, kPanelRows)), step, "a weight of k columns, panels whole");
+    demand(!sparse || (k <= kMaxSparse && n <= kMaxSparse), step, "k and n below 2^17, for which sums fit 32 bits");
   });
   demand_width(plan, step, step.inputs[0], k);
+  if (gated) demand_width(plan, step, step.inputs[2], n);
   demand_width(plan, step, step.outputs[0], round_up(n, kPanelRows));
 }
 
@@ -186,7 +192,7 @@ constexpr OpRule kRules[] = {
     {"embedding", "", "f", 2, 0, 1, Units::rows, CacheKind::none, check_embedding},
     {"rmsnorm", "f", "f", 1, 1, 1, Units::rows, CacheKind::none, check_rmsnorm},
     {"quantize", "f", "qf", 2, 0, 0, Units::rows, CacheKind::none, check_quantize},
-    {"linear", "qf", "f", 5, 0, 1, Units::panels, CacheKind::none, check_linear},
+    {"linear", "qfF", "f", 5, 0, 1, Units::panels, CacheKind::none, check_linear},
     {"rope_kv", "fff", "f", 5, 0, 2, Units::rows, CacheKind::f16, check_rope_kv},
     {"attention", "f", "f", 4, 0, 0, Units::row_heads, CacheKind::f16, check_attention},
     {"rope_kv_int8", "fff", "f", 5, 0, 2, Units::rows, CacheKind::int8, check_rope_kv},
@@ -224,6 +230,8 @@ const OpRule* find_op_rule(std::string_view name) {
   }
   return nullptr;
 }
+
+size_t least_inputs(const OpRule& rule) { return std::strcspn(rule.inputs, "F"); }
 
 void check_step(const PlanSpec& plan, const StepSpec& step) {
   check_operands(plan, step, step.inputs, step.rule->inputs);

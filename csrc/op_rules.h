@@ -17,7 +17,7 @@ enum class Units {
 
 struct OpRule {
   const char* name;
-  const char* inputs;   // a letter an operand: f f32, q i8, i i32
+  const char* inputs;   // a letter an operand: f f32, q i8, i i32; F an f32 that may be left out
   const char* outputs;
   size_t n_ints;
   size_t n_floats;
@@ -28,6 +28,9 @@ struct OpRule {
 };
 
 const OpRule* find_op_rule(std::string_view name);
+
+// Inputs that a step must have; those behind them may be left out.
+size_t least_inputs(const OpRule& rule);
 
 // Checks operands and attributes of a parsed step by its rule. Throws std::invalid_argument.
 void check_step(const PlanSpec& plan, const StepSpec& step);

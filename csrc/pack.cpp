@@ -161,6 +161,35 @@ bool pack_panel(const PackPart& part, int64_t first_row, int64_t n_rows, uint8_t
   return good;
 }
 
+// Rows [256·block, 256·block + 256) of a tensor as bytes [64·block, 64·block + 64) of every column: `bytes` holds 64 rows of bytes,
+// one a column, each with the codes of four rows.
+bool pack_column_block(const PackPart& part, int64_t block, int64_t column_bytes, uint8_t* out, uint8_t* codes, uint8_t* bytes) {
+  const int64_t cols = part.cols;
+  bool good = true;
+  for (int64_t p = 0; p < kBlockBytes; ++p) {
+    uint8_t* line = bytes + p * cols;
+    std::memset(line, 0, static_cast<size_t>(cols));
+    for (int j = 0; j < 4; ++j) {
+      const int64_t row = kColumnRows * block + 64 * j + p / 4 % 4 * 16 + p / 16 * 4 + p % 4;
+      if (row >= part.rows) {
+        for (int64_t c = 0; c < cols; ++c) line[c] |= static_cast<uint8_t>(1 << 2 * j);
+        continue;
+      }
+      const uint8_t* in = row_codes(part, row, codes);
+      uint8_t greatest = 0;
+      for (int64_t c = 0; c < cols; ++c) {
+        greatest = std::max(greatest, in[c]);
+        line[c] |= static_cast<uint8_t>(in[c] << 2 * j);
+      }
+      good &= greatest <= 2;
+    }
+  }
+  for (int64_t c = 0; c < cols; ++c) {
+    for (int64_t p = 0; p < kBlockBytes; ++p) out[c * column_bytes + block * kBlockBytes + p] = bytes[p * cols + c];
+  }
+  return good;
+}
+
 }  // namespace
 
 Pages pack_panels(std::span<const PackPart> parts, int n_threads) {
@@ -195,6 +224,29 @@ Pages pack_panels(std::span<const PackPart> parts, int n_threads) {
   const auto first = *std::min_element(bad.begin(), bad.end());
   if (first != none) throw CodeError(first.first, first.second);
   return panels;
+}
+
+Pages pack_columns(const PackPart& part, int n_threads) {
+  check_part(part, 0, part.cols);
+  const int64_t n_blocks = (part.rows + kColumnRows - 1) / kColumnRows, column_bytes = n_blocks * kBlockBytes;
+  Pages columns(resident_bytes("i2s_columns", part.rows, part.cols), PageSize::huge);
+  ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(n_blocks, 1, n_threads)) : n_threads);
+  const auto row = static_cast<size_t>(part.cols + kMostCodesMore);
+  std::vector<std::vector<uint8_t>> space(static_cast<size_t>(pool.size()), std::vector<uint8_t>(row * (kBlockBytes + 1)));
+  std::vector<int64_t> bad(static_cast<size_t>(pool.size()), n_blocks);
+  pool.run({n_blocks, 1}, [&](int worker, int64_t begin, int64_t end) {
+    uint8_t* mine = space[static_cast<size_t>(worker)].data();
+    for (int64_t b = begin; b < end; ++b) {
+      int64_t& first = bad[static_cast<size_t>(worker)];
+      if (!pack_column_block(part, b, column_bytes, columns.data(), mine, mine + row)) first = std::min(first, b);
+    }
+  });
+  const int64_t first = *std::min_element(bad.begin(), bad.end());
+  if (first < n_blocks) {
+    throw CodeError(0, find_bad_byte(part, first * kColumnRows, std::min(kColumnRows, part.rows - first * kColumnRows)));
+  }
+  std::memcpy(columns.data() + part.cols * column_bytes, &part.scale, sizeof part.scale);
+  return columns;
 }
 
 }  // namespace tritium

@@ -36,4 +36,7 @@ struct CodeError : std::invalid_argument {
 // Throws CodeError, and std::invalid_argument when a part's size does not follow from its shape.
 Pages pack_panels(std::span<const PackPart> parts, int n_threads);
 
+// The i2s_columns layout of one tensor (kernel.h). Throws as pack_panels.
+Pages pack_columns(const PackPart& part, int n_threads);
+
 }  // namespace tritium

@@ -156,7 +156,7 @@ StepSpec read_step(Reader& in, const PlanSpec& plan) {
   if (s.rule == nullptr) fail("unknown op '" + op + "'");
   const size_t n_inputs = in.number<uint8_t>(), n_outputs = in.number<uint8_t>(), n_ints = in.number<uint8_t>();
   const size_t n_floats = in.number<uint8_t>(), n_choices = in.number<uint8_t>();
-  if (n_inputs != std::strlen(s.rule->inputs) || n_outputs != std::strlen(s.rule->outputs) || n_ints != s.rule->n_ints ||
+  if (n_inputs < least_inputs(*s.rule) || n_inputs > std::strlen(s.rule->inputs) || n_outputs != std::strlen(s.rule->outputs) || n_ints != s.rule->n_ints ||
       n_floats != s.rule->n_floats || n_choices == 0) {
     fail(op + ": a wrong number of operands, attributes or kernels");
   }
@@ -197,6 +197,8 @@ uint64_t resident_bytes(const std::string& layout, int64_t rows, int64_t cols) {
     const uint64_t scales = (panels * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
     return r % kPanelRows == 0 ? panels * depth * 64 + scales : 0;
   }
+  if (layout == "i2_s") return c % 128 == 0 ? r * (c / 4) + 32 : 0;
+  if (layout == "i2s_columns") return c * ((r + kColumnRows - 1) / kColumnRows) * 64 + 64;
   if (layout == "plane44") return static_cast<uint64_t>(PlaneLayout(rows, cols).nbytes);
   if (layout == "f32") return r * c * 4;
   if (layout == "f16" || layout == "bf16") return r * c * 2;

@@ -52,6 +52,15 @@ Resident fill_weight(uint8_t* out, const std::string_view layout, int64_t rows, 
       std::memcpy(out + panels * panel_bytes + 4 * p, &scale, sizeof scale);
     }
     nbytes = panels * panel_bytes + (4 * panels + 63) / 64 * 64;
+  } else if (layout == "i2_s" || layout == "i2s_columns") {
+    const int64_t codes = layout == "i2_s" ? rows * cols / 4 : cols * ((rows + kColumnRows - 1) / kColumnRows) * 64;
+    for (int64_t i = 0; i < codes; ++i) {
+      const uint32_t x = random.next();
+      out[i] = static_cast<uint8_t>(x & ~((x >> 1) & 0x55));
+    }
+    const float scale = 0.01f;
+    std::memcpy(out + codes, &scale, sizeof scale);
+    nbytes = codes + (layout == "i2_s" ? 32 : 64);
   } else if (layout == "plane44") {
     const PlaneLayout plane(rows, cols);
     nbytes = plane.nbytes;
@@ -109,16 +118,24 @@ void fill_norm(Scene& s, const Shape& shape, std::string_view layout, Random& ra
 }
 
 void fill_linear(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
+  const bool panels = layout == "i2s", gated = layout == "i2_s";
   const int64_t rows = (shape.n + kPanelRows - 1) / kPanelRows * kPanelRows, stride = (shape.k + 63) / 64 * 64;
-  s.ints = {static_cast<int32_t>(shape.k), static_cast<int32_t>(shape.n), 0, 8, static_cast<int32_t>(shape.t % 2)};
+  s.ints = {static_cast<int32_t>(shape.k), static_cast<int32_t>(shape.n), 0, 8, gated ? 0 : static_cast<int32_t>(shape.t % 2)};
   fill_codes(s.as<int8_t>(Scene::first_input), shape.t, shape.k, stride, random);
+  if (!panels) {
+    for (int64_t c = 0; c < shape.k; c += 3) s.as<int8_t>(Scene::first_input)[c] = 0;
+  }
   s.call.in[0] = {s.region(Scene::first_input), stride};
   for (int64_t r = 0; r < shape.t; ++r) s.as<float>(Scene::first_input + 1)[16 * r] = 0.003f * static_cast<float>(r + 1);
   s.call.in[1] = {s.region(Scene::first_input + 1), 16};
-  s.call.weights[0] = fill_weight(s.region(Scene::first_weight), layout, rows, shape.k, random);
+  if (gated) {
+    s.call.in[2] = floats_in(s, 2, shape.n, shape, random);
+    for (int64_t r = 0; r < shape.n; ++r) s.call.in[2].row<float>(0)[r] = random.value();
+  }
+  s.call.weights[0] = fill_weight(s.region(Scene::first_weight), layout, panels ? rows : shape.n, shape.k, random);
   s.call.out[0] = place_out(s, 0, rows, 16);
   fill_floats(s.as<float>(Scene::first_output), shape.t, rows, s.call.out[0].stride, random);
-  s.units = rows / kPanelRows;
+  s.units = layout == "i2s_columns" ? shape.k : rows / kPanelRows;
 }
 
 void fill_cache(Scene& s, const Shape& shape, Random& random) {
@@ -283,6 +300,9 @@ bool set_scene(Scene& s, std::string_view op, std::string_view layout, const Sha
     s.call.kv_block = kBlock;
     s.call.scratch = s.as<float>(Scene::scratch);
     s.call.scratch_floats = Scene::kRegionBytes / 4;
+    std::memset(s.region(Scene::sums), 0, Scene::kRegionBytes);
+    s.done = 0;
+    s.call.partials = {s.as<int32_t>(Scene::sums), Scene::kRegionBytes / 4, 1, 0, &s.done};
     s.units = shape.t;
     fill_batch(s, shape);
     Random random;

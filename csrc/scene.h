@@ -29,6 +29,7 @@ struct Scene {
     first_weight = kInputs,
     spill = first_weight + kWeights,  // of a weight that is larger than its regions
     scratch,
+    sums,
     first_output,
     keys = first_output + kOutputs,
     values,
@@ -46,6 +47,7 @@ struct Scene {
   Pages memory;
   Call call{};
   int64_t units = 0;
+  int64_t done = 0;
   std::vector<int32_t> ints;
   std::vector<float> floats;
   std::vector<int32_t> tokens, positions, slots, block_tables, outputs, tiles;

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernel_cases import CASES, Case
+from sparse_cases import SPARSE
+from sparse_cases import cases as sparse_cases
 from tritium import _native
 from tritium.ir import Buffer, Choice, Operand, Plan, Resident, Step, encode_plan
 from tritium.kernel_table import TableRow, kernel_table
@@ -37,6 +39,8 @@ def native(plan: Plan, weights: list[NDArray[np.uint8]], kv_blocks: int, n_threa
 @cache
 def cases(op: str, layout: str) -> tuple[Case, ...]:
     """An op's cases are the same for all instruction sets, and computed once."""
+    if op == "linear" and layout in SPARSE:
+        return tuple(sparse_cases(layout))
     return tuple(CASES[op](layout, MANY_ROWS.get(op, FEW_ROWS)))
 
 
@@ -82,9 +86,16 @@ def lay_out(op: str, case: Case, n_tokens: int) -> Layout:
 
 def choices(op: str, layout: str, isa: str, case: Case) -> tuple[Choice, ...]:
     """All kernels of the instruction set for the op and layout: a plan must know what to do for any T."""
+
+    def rows(layout: str) -> list[TableRow]:
+        mine = [row for row in kernel_table() if (row.op, row.layout, row.isa) == (op, layout, isa)]
+        return sorted(mine, key=lambda row: row.t_min)
+
+    if layout in SPARSE:
+        dense = [Choice(row.id, row.t_min, row.t_max, (1,)) for row in rows("i2s") if row.t_min > 1]
+        return (*(Choice(row.id, row.t_min, row.t_max, (0,)) for row in rows(layout)), *dense)
     residents = tuple(range(len(case.weights)))
-    rows = [row for row in kernel_table() if (row.op, row.layout, row.isa) == (op, layout, isa)]
-    return tuple(Choice(row.id, row.t_min, row.t_max, residents) for row in sorted(rows, key=lambda row: row.t_min))
+    return tuple(Choice(row.id, row.t_min, row.t_max, residents) for row in rows(layout))
 
 
 def make_program(

@@ -31,20 +31,22 @@ class Lengths(NamedTuple):
 SMALL = Lengths((270, 150, 70, 33, 9, 7, 2, 1), (270, 130, 64, 20, 0, 7, 1, 0))
 LARGE = Lengths((68, 67, 66, 5, 4, 3, 2, 1), (68, 65, 64, 3, 0, 2, 1, 0))
 N_GENERATED = 3
+UNGATED = ("silu_gqa_tied_head_dim_20", "llama_mha_untied_q6_k")
+"""Models whose gates never close."""
 
 
 def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
-    """All combinations; the reference has neither threads nor a compiler nor a screened head."""
+    """All combinations; the reference has neither threads nor a compiler, nor a screened head, nor sparse layers."""
     factors = {
         "model": models, "isa": isas, "compiler": compilers, "threads": THREADS, "chunk": CHUNKS, "batch": BATCHES,
-        "reuse": (False, True), "screen": (False, True),
+        "reuse": (False, True), "screen": (False, True), "sparse": (False, True),
     }  # fmt: skip
-    once = (THREADS[0], compilers[0], False)
+    once = (THREADS[0], compilers[0], False, False)
 
     def possible(row: Row) -> bool:
         if row["isa"] == "reference":
-            return (row["threads"], row["compiler"], row["screen"]) == once
-        return True
+            return (row["threads"], row["compiler"], row["screen"], row["sparse"]) == once
+        return not (row["sparse"] and row["model"] in UNGATED)
 
     return all_rows(factors, possible)
 
@@ -78,7 +80,7 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
         graph = build_graph(file.metadata, file.tensors)
         plan = make_plan(
             graph, backends.find("reference" if is_reference else "cpu"), max_tokens=300, max_outputs=300, max_context=320,
-            head_screen="on" if row["screen"] else "off",
+            head_screen="on" if row["screen"] else "off", ffn_sparsity="on" if row["sparse"] else "off",
         )  # fmt: skip
         sequences = related_sequences(graph.config.vocab_size, lengths.total, lengths.shared)
         with Executor(plan, file, n_threads=threads, kv_blocks=blocks_of(sequences) + len(sequences)) as executor:
@@ -88,6 +90,7 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
             if not is_reference:
                 counts = executor.trace().counts
                 assert {count.kernel.rsplit("_", 1)[1] for count in counts} == {row["isa"]}
+                assert any(count.kernel.startswith("i2s_columns") and count.macs for count in counts) == row["sparse"]
                 assert any(count.kernel.startswith("rescore") and count.macs for count in counts) == row["screen"]
     return hashlib.sha256(f"{logits} {text}".encode()).hexdigest(), mix.n_reused + n_cached
 

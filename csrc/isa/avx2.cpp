@@ -14,6 +14,8 @@
 #include "generic/select.h"
 #include "generic/plane_avx2.h"
 #include "generic/rescore.h"
+#include "generic/sparse_avx2.h"
+#include "generic/sparse.h"
 
 namespace tritium {
 namespace {

@@ -14,6 +14,8 @@
 #include "generic/select.h"
 #include "generic/plane_neon.h"
 #include "generic/rescore.h"
+#include "generic/sparse_scalar.h"
+#include "generic/sparse.h"
 
 namespace tritium {
 namespace {

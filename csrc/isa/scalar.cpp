@@ -16,6 +16,8 @@
 #include "generic/select.h"
 #include "generic/plane_scalar.h"
 #include "generic/rescore.h"
+#include "generic/sparse_scalar.h"
+#include "generic/sparse.h"
 
 namespace tritium {
 namespace {

@@ -39,6 +39,9 @@ def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(N
     Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
     """
 
+def pack_i2s_columns(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """Repack an I2_S tensor into columns. Errors: as pack_i2s."""
+
 def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], float]], n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
     Pack trits into panels, stacked, each padded to 16 rows.

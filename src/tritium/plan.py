@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tritium.backends import Backend
-from tritium.errors import ShapeError
+from tritium.backends import COLUMNS_LAYOUT, Backend, KernelRow
+from tritium.errors import ShapeError, UnsupportedError
 from tritium.graph import graph_hash
 from tritium.ir import DTYPES, Buffer, Choice, Graph, Node, Operand, Plan, Resident, Step, Value, encode_plan
 from tritium.numerics import KV_BLOCK, PROFILE
@@ -18,7 +18,7 @@ PANEL_ROWS = 16
 ALIGNMENT = 64
 MAX_TOKENS = 512
 MAX_OUTPUTS = 32
-HEAD_SCREENS = ("auto", "on", "off")
+SWITCHES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,13 @@ class Fused:
     outputs: tuple[str, ...]
     attrs: Mapping[str, float]
     in_place: bool = False
+    sparse: KernelRow | None = None
+    """What runs one token of a linear, of whose weights zeros leave only a part to read."""
+
+    @property
+    def is_gated(self) -> bool:
+        """The third input says which rows are needed."""
+        return self.sparse is not None and self.sparse.layout != COLUMNS_LAYOUT
 
 
 def make_plan(
@@ -41,10 +48,12 @@ def make_plan(
     max_outputs: int = MAX_OUTPUTS,
     max_context: int | None = None,
     head_screen: str = "auto",
+    ffn_sparsity: str = "auto",
 ) -> Plan:
     """Plan steps of up to ``max_tokens`` tokens and ``max_outputs`` rows of logits on a back end.
 
     ``head_screen``: find candidates by bounds on all logits and the logits of few rows: "auto" where it pays, "on", "off".
+    ``ffn_sparsity``: for one token, leave out rows of ffn_up behind closed gates and columns of ffn_down of code 0, likewise.
 
     Errors: ShapeError for limits out of range; UnsupportedError when the back end has no kernel for an op.
     """
@@ -54,9 +63,13 @@ def make_plan(
         raise ShapeError("max_context", expected=f"1 to {c.max_context}, the model's own", got=context)
     if max_tokens < 1 or max_outputs < 1:
         raise ShapeError("limits of a step", expected="at least 1 token and 1 output", got=(max_tokens, max_outputs))
-    if head_screen not in HEAD_SCREENS:
-        raise ShapeError("head_screen", expected=" or ".join(HEAD_SCREENS), got=head_screen)
-    fused = _accumulate(_stack(_norm_quantize([_plain(n) for n in graph.nodes], backend), backend), graph, backend)
+    for name, switch in (("head_screen", head_screen), ("ffn_sparsity", ffn_sparsity)):
+        if switch not in SWITCHES:
+            raise ShapeError(name, expected=" or ".join(SWITCHES), got=switch)
+    nodes = _norm_quantize([_plain(n) for n in graph.nodes], backend)
+    if ffn_sparsity != "off":
+        nodes = _sparse(nodes, graph, backend, ffn_sparsity)
+    fused = _accumulate(_stack(nodes, backend), graph, backend)
     fused, bounds = _screen(fused, graph, backend, head_screen)
     places, buffers, arena_bytes = _lay_out(fused, {**graph.values, **bounds}, max_tokens, max_outputs)
     residents, index = _residents(fused, graph, backend, context)
@@ -111,6 +124,48 @@ def _stack(nodes: list[Fused], backend: Backend) -> list[Fused]:
     return out
 
 
+def _sparse(nodes: list[Fused], graph: Graph, backend: Backend, ffn_sparsity: str) -> list[Fused]:
+    """Find relu2_mul between two linears and the quantization in front of a third; give the second and third what skips zeros.
+
+    A closed gate makes a zero of any finite product, whose sign a quantization alone does not see; a code 0 adds nothing.
+    """
+    out, readers = list(nodes), _readers(nodes)
+    makers = {name: i for i, f in enumerate(nodes) for name in f.outputs}
+    reader = {name: i for i, f in enumerate(nodes) for name in f.inputs}
+    found = False
+    for f in nodes:
+        if f.op != "relu2_mul":
+            continue
+        product, (gate, up) = f.outputs[0], f.inputs
+        behind = nodes[reader[product]]
+        if behind.op == "rmsnorm" and readers[behind.outputs[0]] == 1:
+            behind = nodes[reader[behind.outputs[0]]]
+        ends = [nodes[makers[up]], nodes[reader[behind.outputs[0]]]]
+        is_alone = all(readers[name] == 1 for name in (product, up, behind.outputs[0]))
+        if (
+            not is_alone
+            or makers[gate] > makers[up]
+            or "quantize" not in behind.op
+            or any(end.op != "linear" for end in ends)
+        ):
+            continue
+        for end, by_columns in zip(ends, (False, True), strict=True):
+            n, k = graph.weights[end.nodes[0].weights[0]].shape
+            row = backend.sparse_kernel(
+                graph.weights[end.nodes[0].weights[0]].layout, n, k, by_columns=by_columns, ffn_sparsity=ffn_sparsity
+            )
+            if row is not None:
+                found = True
+                inputs = end.inputs if by_columns else (*end.inputs, gate)
+                out[makers[end.outputs[0]]] = replace(end, inputs=inputs, sparse=row)
+    if ffn_sparsity == "on" and not found:
+        raise UnsupportedError(
+            "no zeros to leave out", where=f"architecture {graph.config.architecture} on back end {backend.name}",
+            expected="relu2 between two linear layers, on the CPU", hint="Leave --ffn-sparsity at auto",
+        )  # fmt: skip
+    return out
+
+
 def _accumulate(nodes: list[Fused], graph: Graph, backend: Backend) -> list[Fused]:
     """linear, then add of its only reader: the linear adds to the residual's buffer, which has no later reader."""
     if "accumulate" not in backend.fused:
@@ -125,7 +180,8 @@ def _accumulate(nodes: list[Fused], graph: Graph, backend: Backend) -> list[Fuse
         ):  # fmt: skip
             attrs = {**last.attrs, "accumulate": 1}
             inputs = (*last.inputs, f.inputs[0])
-            out[-1] = Fused("linear", (*last.nodes, *f.nodes), inputs, f.outputs, attrs, in_place=True)
+            nodes_of = (*last.nodes, *f.nodes)
+            out[-1] = replace(last, nodes=nodes_of, inputs=inputs, outputs=f.outputs, attrs=attrs, in_place=True)
         else:
             out.append(f)
     return out
@@ -231,20 +287,24 @@ def _residents(
 ) -> tuple[tuple[Resident, ...], dict[tuple[tuple[str, ...], str], int]]:
     residents: list[Resident] = []
     index: dict[tuple[tuple[str, ...], str], int] = {}
-    for f in fused:
-        for tensors in _weight_groups(f):
-            key = _resident_key(f, tensors, graph, backend)
-            if key in index:
-                continue
+    keys = (
+        (f, key)
+        for f in fused
+        for tensors in _weight_groups(f)
+        for key in (_resident_key(f, tensors, graph, backend), *([(tensors, f.sparse.layout)] if f.sparse else []))
+    )
+    for f, key in keys:
+        if key not in index:
+            tensors, layout = key
             shapes = [graph.weights[t].shape for t in tensors]
             if tensors[0] in COMPUTED:
                 shapes = [(context, shape[1]) for shape in shapes]
             rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
             cols = shapes[0][-1]
-            if f.op == "linear":
+            if f.op == "linear" and not (f.sparse and layout == f.sparse.layout):
                 rows = sum(_padded(s[0], backend.panel_rows) for s in shapes)
             index[key] = len(residents)
-            residents.append(Resident(tensors, key[1], rows, cols, backend.resident_bytes(key[1], rows, cols)))
+            residents.append(Resident(tensors, layout, rows, cols, backend.resident_bytes(layout, rows, cols)))
     return tuple(residents), index
 
 
@@ -276,7 +336,11 @@ def _step(
     layout = residents[reads[0]].layout if reads else "none"
     rows = backend.kernels(f.op, layout, f.attrs)
     choices = tuple(Choice(row.id, row.t_min, row.t_max, reads) for row in rows)
-    inputs = f.inputs[:2] if f.op == "linear" else f.inputs
+    if f.sparse:
+        chosen = index[_weight_groups(f)[0], f.sparse.layout]
+        first = Choice(f.sparse.id, f.sparse.t_min, f.sparse.t_max, (chosen,))
+        choices = (first, *(c for c in choices if c.t_min > first.t_max))
+    inputs = f.inputs[: 2 + f.is_gated] if f.op == "linear" else f.inputs
     outputs = f.outputs[:1] if f.op == "linear" else f.outputs
     return Step(
         f.op,

@@ -17,6 +17,9 @@ from tritium.types import Batch, StepCount, StepResult, TensorInfo, TraceLevel
 if TYPE_CHECKING:
     from tritium.backends.packed import PackedStore
 
+COLUMNS_LAYOUT = "i2s_columns"
+"""A ternary matrix by columns."""
+
 BACKENDS = ("cpu", "reference", "null")
 
 DEVICES: dict[str, str] = {"auto": "cpu", "cpu": "cpu"}
@@ -24,11 +27,15 @@ DEVICES: dict[str, str] = {"auto": "cpu", "cpu": "cpu"}
 
 @dataclass(frozen=True, slots=True)
 class KernelRow:
-    """A kernel that a back end offers for t_min ≤ T ≤ t_max (0: unbounded) rows."""
+    """A kernel that a back end offers for t_min ≤ T ≤ t_max (0: unbounded) rows.
+
+    ``layout`` is the resident's where it is not the one that the op has for other T.
+    """
 
     id: str
     t_min: int
     t_max: int
+    layout: str = ""
 
 
 class TensorSource(Protocol):
@@ -83,6 +90,15 @@ class Backend(Protocol):
         """The layout of a plane that screens a head of this layout, or None to read the head itself.
 
         ``head_screen``: "auto" (where it pays), "on" (wherever it can be), "off". UnsupportedError for "on" where it cannot.
+        """
+        ...
+
+    def sparse_kernel(
+        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
+    ) -> KernelRow | None:
+        """What multiplies one token by a matrix (n, k) of this file layout and reads only the columns, or rows, that it needs.
+
+        ``ffn_sparsity``: "auto" (where it pays) or "on" (wherever it can be). None: all of the matrix is read.
         """
         ...
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import _native, env, numerics
-from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
+from tritium.backends import COLUMNS_LAYOUT, KernelRow, Program, TensorSource, refuse_screen
 from tritium.backends.packed import PackedStore
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident
@@ -30,6 +30,11 @@ SCREEN_VOCAB = 1 << 14
 """From this many rows on the head weighs enough for its plane to pay."""
 SCREEN_DEPTH = 1 << 16
 _FLOATS = ("f32", "f16", "bf16")
+SPARSE_DEPTH = (1 << 17) - 1
+SPARSE_WEIGHTS = 1 << 20
+"""From this many weights on a matrix is worth a second layout."""
+_SPARSE_ISAS = ("avx512vnni", "avx2")
+"""Where reading a part of a matrix is quicker than all of it."""
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 _EMPTY_I32 = np.zeros((0, 0), np.int32)
 
@@ -140,6 +145,8 @@ class CpuBackend:
         if layout == "i2s":
             panels = rows // PANEL_ROWS
             return panels * -(-cols // PANEL_DEPTH) * 64 + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        if layout == COLUMNS_LAYOUT:
+            return cols * -(-rows // 256) * 64 + ALIGNMENT
         if layout == PLANE_LAYOUT:
             return sum(head_plane_bytes(rows, cols)) + ALIGNMENT
         return LAYOUTS[layout].nbytes((rows, cols))
@@ -154,6 +161,20 @@ class CpuBackend:
             return PLANE_LAYOUT
         refuse_screen(head_screen, f"{file_layout}, {k} columns")
         return None
+
+    def sparse_kernel(
+        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
+    ) -> KernelRow | None:
+        """Rows as they are in a file of I2_S in blocks of 128, columns of any I2_S; "auto": large matrices, tuned kernels."""
+        if max(n, k) > SPARSE_DEPTH or file_layout not in _DIALECTS:
+            return None
+        if ffn_sparsity == "auto" and (n * k < SPARSE_WEIGHTS or self._rows[0].isa not in _SPARSE_ISAS):
+            return None
+        if not by_columns and (_DIALECTS[file_layout] != "128" or k % 128):
+            return None
+        layout = COLUMNS_LAYOUT if by_columns else file_layout
+        row = next((row for row in self._rows if row.op == "linear" and row.layout == layout), None)
+        return row and KernelRow(row.id, row.t_min, row.t_max, layout)
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
@@ -303,6 +324,8 @@ def _resident(
         return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
+        if info.layout in _DIALECTS:
+            return data  # its panels are checked
         if info.layout not in _FLOATS or not _native.all_finite(data, info.layout, n_threads):
             LAYOUTS[info.layout].check(data, info.shape, where=name, offset=info.offset)
         return data
@@ -317,28 +340,42 @@ def _plane(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[
 
 
 def _panels(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
-    """Ternary tensors stacked into panels. FormatError names the tensor and byte of a code 3 or a scale that is not finite."""
-    parts = []
-    for name in resident.tensors:
-        info = source.tensors[name]
-        data = source.data(name)
-        scale = data[-LAYOUTS[info.layout].tail_bytes :][:4].view("<f4")[0]
-        if not np.isfinite(scale):
-            raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
-        rows, cols = info.shape
-        parts.append((data, rows, cols, float(scale), _DIALECTS[info.layout]))
+    """Ternary tensors stacked into panels. Errors as ``_part``, and FormatError with the byte of a code 3."""
+    parts = [_part(name, source) for name in resident.tensors]
     try:
         return _native.pack_i2s(parts, n_threads)
     except _native.CodeError as error:
-        part, byte = error.args[1:3]
-        info = source.tensors[resident.tensors[part]]
-        raise FormatError(
-            "invalid ternary code", where=f"{info.name}, byte {info.offset + byte}", expected="0, 1 or 2", got=3
-        ) from None
+        raise _code_error(resident, source, *error.args[1:3]) from None
+
+
+def _columns(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
+    """A ternary tensor by columns. Errors as ``_panels``."""
+    try:
+        return _native.pack_i2s_columns(*_part(resident.tensors[0], source), n_threads)
+    except _native.CodeError as error:
+        raise _code_error(resident, source, *error.args[1:3]) from None
+
+
+def _part(name: str, source: TensorSource) -> tuple[NDArray[np.uint8], int, int, float, str]:
+    """A ternary tensor as the packing takes it. FormatError names the byte of a scale that is not finite."""
+    info = source.tensors[name]
+    data = source.data(name)
+    scale = data[-LAYOUTS[info.layout].tail_bytes :][:4].view("<f4")[0]
+    if not np.isfinite(scale):
+        raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
+    rows, cols = info.shape
+    return data, rows, cols, float(scale), _DIALECTS[info.layout]
+
+
+def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) -> FormatError:
+    info = source.tensors[resident.tensors[part]]
+    where = f"{info.name}, byte {info.offset + byte}"
+    return FormatError("invalid ternary code", where=where, expected="0, 1 or 2", got=3)
 
 
 PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
     "i2s": (1, _panels),
+    COLUMNS_LAYOUT: (1, _columns),
     PLANE_LAYOUT: (1, _plane),
 }
 """Layouts made from a file's bytes alone: the version to raise when the packed bytes change, and what makes them."""

@@ -36,6 +36,12 @@ class NullBackend:
         refuse_screen(head_screen, f"back end {self.name}")
         return None
 
+    def sparse_kernel(
+        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
+    ) -> KernelRow | None:
+        """None: matrices are read whole."""
+        return None
+
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
         store: object = None,

@@ -42,6 +42,12 @@ _MODEL_OPTIONS = (
         show_default=True,
         help="Find candidates without reading the whole head, with the same result: auto (where it pays), on or off.",
     ),
+    click.option(
+        "--ffn-sparsity",
+        default="auto",
+        show_default=True,
+        help="Leave out weights that zeros make needless, with the same result: auto (where it pays), on or off.",
+    ),
 )
 _SAMPLING_OPTIONS = (
     click.option("-n", "--max-tokens", type=int, default=128, show_default=True, help="The most tokens to generate."),
@@ -77,7 +83,7 @@ def sampling_options(function: F) -> F:
     return function
 
 
-_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen")
+_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen", "ffn_sparsity")
 
 
 def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True) -> Model:

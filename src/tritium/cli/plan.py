@@ -17,6 +17,7 @@ from tritium.cli import json_option, print_json
     "--kv-len", type=click.IntRange(1), default=1, show_default=True, help="Positions that each of them sees."
 )
 @click.option("--head-screen", default="auto", show_default=True, help="auto, on or off: as for run.")
+@click.option("--ffn-sparsity", default="auto", show_default=True, help="auto, on or off: as for run.")
 @json_option
 def command(
     model: str,
@@ -26,6 +27,7 @@ def command(
     tokens: int,
     kv_len: int,
     head_screen: str,
+    ffn_sparsity: str,
     as_json: bool,
 ) -> None:
     """Print the plan of MODEL, a GGUF file or "demo": what runs, in order, without loading its weights.
@@ -43,7 +45,7 @@ def command(
     with open_gguf(resolve_model(model)) as file:
         graph = build_graph(file.metadata, file.tensors)
     chosen = backends.find(backends.resolve(device, backend))
-    plan = make_plan(graph, chosen, max_context=max_context, head_screen=head_screen)
+    plan = make_plan(graph, chosen, max_context=max_context, head_screen=head_screen, ffn_sparsity=ffn_sparsity)
     if as_json:
         print_json(to_json(plan, tokens, kv_len))
     else:

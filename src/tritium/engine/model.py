@@ -49,7 +49,8 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None, backend: str | None = None,
     max_context: int | None = None, kv_budget: int | None = None, chunk: int | None = None,
-    prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto", weight_cache: bool | None = None,
+    prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto", ffn_sparsity: str = "auto",
+    weight_cache: bool | None = None,
 ) -> Model:  # fmt: skip
     """Open a model and put its weights in place.
 
@@ -59,7 +60,8 @@ def load(
     None is room for one full context, and for up to 32 within 256 MiB; a context above 1 GiB has to be asked for.
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
     Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result:
-    "auto" where it pays, "on", "off". ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``weight_cache``: keep the
+    "auto" where it pays, "on", "off"; ``ffn_sparsity``: leave out what zeros make needless in the feed-forward layers, likewise.
+    ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``weight_cache``: keep the
     packed weights of a large model in the cache folder and map them the next time; None is TRITIUM_WEIGHT_CACHE, else yes.
 
     Errors: OSError; FormatError and UnsupportedError name the file and the place; ShapeError for arguments out of range.
@@ -72,7 +74,9 @@ def load(
     try:
         graph = build_graph(file.metadata, file.tensors)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget)
-        plan = make_plan(graph, backends.find(name), max_context=context, head_screen=head_screen)
+        plan = make_plan(
+            graph, backends.find(name), max_context=context, head_screen=head_screen, ffn_sparsity=ffn_sparsity
+        )
         keep = env.weight_cache() if weight_cache is None else weight_cache
         # The vocabulary is one thread's work, and the weights leave the interpreter's lock alone for most of the time.
         with ThreadPoolExecutor(1) as beside:

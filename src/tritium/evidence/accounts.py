@@ -50,6 +50,11 @@ def ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
         if family == "body" and entry is not None and entry.kind in ("quantized", "gpu"):
             quantized += c.macs + c.macs_skipped
     body = families["body"]["macs"] + families["body"]["macs_skipped"]
+    skipped = dict.fromkeys(registry.SKIP_REASONS.values(), 0)
+    for c in trace.counts:
+        reason = registry.skip_reason(c.kernel)
+        if reason is not None:
+            skipped[reason] += c.macs_skipped
     work = {op: [0, 0] for op in ("logits_projection", "rescore")}
     for c in trace.counts:
         if op_of(c) in work:
@@ -67,6 +72,7 @@ def ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
             for c in trace.counts
         ],
         "families": [{"family": name, **work} for name, work in families.items()],
+        "macs_skipped_by_reason": skipped,
         "head_rows": {"screened": rescored + excluded, "rescored": rescored, "full": full},
         "quantized_fraction": round(quantized / body, 6) if body else 0,
     }  # fmt: skip

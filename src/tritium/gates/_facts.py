@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -119,9 +119,18 @@ class Facts:
 
     @cached_property
     def linear_bytes(self) -> int:
-        """Bytes of linear weights that one pass reads, as counted."""
+        """Bytes of linear weights that one pass reads at most, as counted."""
+        return self._linear_bytes(self.steps)
+
+    @cached_property
+    def decode_bytes(self) -> int:
+        """Bytes of linear weights that a pass of one token reads, as counted: what is left of them where work is skipped."""
+        sparse = {(s.block, s.label) for s in self.steps if s.macs_skipped}
+        return self._linear_bytes(s for s in self.steps if (s.block, s.label) not in sparse or "_gemv_" in s.kernel)
+
+    def _linear_bytes(self, steps: Iterable[StepWork]) -> int:
         best: dict[tuple[int, str], int] = {}
-        for s in self.steps:
+        for s in steps:
             if s.op == LINEAR and s.calls:
                 best[s.block, s.label] = max(best.get((s.block, s.label), 0), s.bytes // s.calls)
         return sum(best.values())
@@ -142,7 +151,8 @@ class Facts:
     def pass_bytes(self, one: Mapping[str, int]) -> int:
         """Unique bytes that a pass touches: body, head if it gave logits, keys and values up to its last position."""
         head = self.head_bytes if one["n_outputs"] else 0
-        return self.linear_bytes + head + self.cache_bytes(one["position"] + one["n_tokens"])
+        linear = self.decode_bytes if one["n_tokens"] == 1 else self.linear_bytes
+        return linear + head + self.cache_bytes(one["position"] + one["n_tokens"])
 
     def pass_macs(self, one: Mapping[str, int]) -> int:
         """Multiply-accumulates of a pass in its linear layers."""

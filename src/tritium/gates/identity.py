@@ -24,6 +24,7 @@ BITS = {
 I2S_TAIL_BYTES = 32
 TERNARY = ("i2_s", "i2_s_64", "i2_s_4row", "tq1_0", "tq2_0", "hf_u8", "tl1", "tl2", "qk256", "q2_0", "pq2_0", "ptq1_0")
 PANEL_ROWS, PANEL_COLUMNS, PANEL_BYTES, ALIGNMENT = 16, 16, 64, 64
+COLUMN_ROWS = 256
 
 
 def plane_bytes(rows: int, cols: int) -> tuple[int, int]:
@@ -72,6 +73,11 @@ def _tensors(model: Mapping[str, Any]) -> Check:
                  "The list of tensors has another hash")  # fmt: skip
 
 
+def column_bytes(rows: int) -> int:
+    """Bytes of a column of the layout i2s_columns."""
+    return -(-rows // COLUMN_ROWS) * 64
+
+
 def file_bytes(layout: str, n: int) -> int | None:
     """Bytes of n weights in a file's layout, or None for one whose size depends on more."""
     if layout in ("i2_s", "i2_s_64", "i2_s_4row"):
@@ -118,7 +124,7 @@ def _declared_layout(facts: Facts) -> Check:
     said = str(facts.data.get("model", {}).get("quantization") or facts.data.get("model_quantization") or "")
     said = said.lower().replace("_", "")
     layouts = {e.layout for e in map(registry.find, facts.data["kernels"]) if e is not None and e.kind == "quantized"}
-    layouts -= {"any", "none"}
+    layouts -= {"any", "none", *registry.SKIP_REASONS}
     if len(layouts) > 1:
         return check("layout_map", "E1", False, ", ".join(sorted(layouts)), "one layout of ternary weights",
                      "One model is stored in one way: these kernels are for different files")  # fmt: skip
@@ -182,6 +188,11 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
         rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
         panels = rows // PANEL_ROWS
         nbytes = panels * -(-r["cols"] // PANEL_COLUMNS) * PANEL_BYTES + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+    elif r["layout"] == "i2s_columns":
+        if len(r["tensors"]) > 1 or layouts[name] not in TERNARY:
+            return check("layout_map", "E1", False, name, "one ternary tensor", "Columns are those of one matrix")
+        rows = shapes[0][0]
+        nbytes = r["cols"] * column_bytes(rows) + ALIGNMENT
     elif r["layout"] == "plane44":
         rows = shapes[0][0]
         nbytes = sum(plane_bytes(rows, r["cols"])) + ALIGNMENT

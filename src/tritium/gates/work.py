@@ -10,8 +10,13 @@ from tritium.gates._policy import Policy
 from tritium.gates.identity import matrices
 from tritium.receipts import registry
 
-NAMES = ("positions", "calls", "coverage", "body_macs", "attention_macs", "head_macs", "quantized_fraction")
-SKIPPABLE = ("ffn_up", "ffn_down", "ffn_gate+ffn_up", "ffn_gate")
+NAMES = (
+    "positions", "calls", "coverage", "body_macs", "skipped_macs", "attention_macs", "head_macs", "quantized_fraction",
+)  # fmt: skip
+SKIPPABLE = {"zero_gate": "ffn_up", "zero_code": "ffn_down"}
+"""Reason → the matrix whose work it makes needless."""
+GATED_BY_RELU = ("bitnet-b1.58", "bitnet-25")
+"""Architectures whose gates close."""
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
@@ -23,6 +28,7 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     yield _calls(facts)
     yield _coverage(facts)
     yield _body(facts)
+    yield _skips(facts)
     yield _attention(facts)
     yield _head(facts)
     yield _quantized(facts, policy)
@@ -124,10 +130,9 @@ def _body(facts: Facts) -> Check:
         got = sum(r.macs + r.macs_skipped for r in rows)
         if got != expected:
             return check("body_macs", "E3", False, got, expected, f"{block}.{label}: Σ out·in·T, executed and skipped")
-        if any(r.macs_skipped for r in rows) and label not in SKIPPABLE:
-            return check(
-                "body_macs", "E3", False, label, "no skipped work", "Only a gate can make work of a layer needless"
-            )
+        wrong = next((why for r in rows if (why := _skip_fault(facts, r))), None)
+        if wrong is not None:
+            return check("body_macs", "E3", False, f"{block}.{label}", "no skipped work", wrong)
     total = sum(s.macs + s.macs_skipped for s in facts.steps if s.op == LINEAR)
     single = sum(p["n_tokens"] for p in facts.run["passes"] if p["n_tokens"] == 1)
     for rows in groups.values():
@@ -136,6 +141,41 @@ def _body(facts: Facts) -> Check:
             if "_gemv_" in r.kernel and work != sum(q.macs + q.macs_skipped for q in rows) * single:
                 return check("body_macs", "E3", False, r.macs, None, f"{r.kernel}: not the work of its passes")
     return check("body_macs", "E3", total > 0, total, "above 0", "No linear layer was computed")
+
+
+def _skip_fault(facts: Facts, s: StepWork) -> str | None:
+    """Why a step cannot have skipped what it says."""
+    reason = registry.skip_reason(s.kernel)
+    if reason is None:
+        return "Only a gate can make work of a layer needless" if s.macs_skipped else None
+    if s.label != SKIPPABLE[reason] or facts.config["architecture"] not in GATED_BY_RELU:
+        return "Only a gate can make work of a layer needless"
+    n, k = facts.shapes.get(matrices(s.block, s.label)[0], [1, 1])
+    whole = k if reason == "zero_gate" else n
+    return "Rows and columns are skipped whole" if s.macs % whole or s.macs_skipped % whole else None
+
+
+def _skips(facts: Facts) -> Check:
+    """Skipped work by reason is what the steps add up to; where a gate is closed a code is zero."""
+    found = dict.fromkeys(SKIPPABLE, 0)
+    rows: dict[int, int] = {}
+    columns: dict[int, int] = {}
+    for s in facts.steps:
+        reason = registry.skip_reason(s.kernel)
+        if reason is None:
+            continue
+        found[reason] += s.macs_skipped
+        n, k = facts.shapes.get(matrices(s.block, s.label)[0], [1, 1])
+        if reason == "zero_gate":
+            rows[s.block] = s.macs_skipped // k
+        else:
+            columns[s.block] = s.macs_skipped // n
+    for block, n_columns in columns.items():
+        if n_columns < rows.get(block, 0):
+            return check("skipped_macs", "E3", False, n_columns, f"at least {rows[block]}",
+                         f"layer {block}: the code behind a closed gate is zero")  # fmt: skip
+    said = facts.ledger.get("macs_skipped_by_reason", dict.fromkeys(SKIPPABLE, 0))
+    return check("skipped_macs", "E3", said == found, str(dict(said)), str(found), "Not what the steps skipped")
 
 
 def _attention(facts: Facts) -> Check:

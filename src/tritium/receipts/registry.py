@@ -21,6 +21,9 @@ GPU_PATTERNS = (
 QUANTIZED_PREFIXES = ("i2s_", "tl1_", "tl2_", "qk256_", "tq1_", "tq2_", "q2_")
 FALLBACK_PREFIXES = ("fp32_", "fallback_", "dequant_")
 
+SKIP_REASONS = {"i2_s": "zero_gate", "i2s_columns": "zero_code"}
+"""Layouts whose linear kernels skip work, and why: rows behind a gate that is not open, columns of a code that is zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -105,6 +108,12 @@ def find(kernel: str) -> Entry | None:
     if exact is not None:
         return exact
     return next((e for e in known.values() if "*" in e.id and fnmatchcase(kernel, e.id)), None)
+
+
+def skip_reason(kernel: str) -> str | None:
+    """Why a linear kernel may skip work, or None if it may not."""
+    entry = find(kernel)
+    return SKIP_REASONS.get(entry.layout) if entry is not None and entry.op == "linear" else None
 
 
 def suggest(kernel: str) -> str | None:

@@ -1,0 +1,144 @@
+// Sparse products with 256-bit registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "generic/sparse_lists.h"
+#include "kernel.h"
+
+namespace tritium {
+namespace {
+
+constexpr int64_t kRowsAhead = 16;
+constexpr bool kSumsShifted = false;
+
+// vpmaddubsw adds at least −512 and at most 508 to an int16 lane: 64 additions fit, as in i2s_gemv. A block of a row makes two
+// of them in each of two lanes, two columns make one.
+constexpr int64_t kRowBlocks = 32, kPairs = 64;
+
+inline __m256i pairs_of(__m256i packed, int shift) {
+  return _mm256_and_si256(_mm256_srli_epi32(packed, shift), _mm256_set1_epi8(3));
+}
+inline __m256i load_packed(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+inline int32_t sum_lanes(__m256i x) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
+  return _mm_cvtsi128_si32(s) + _mm_extract_epi32(s, 1);
+}
+
+// k to the next multiple of 64 is zero.
+inline int32_t sum_of_codes(const int8_t* q, int64_t k) {
+  const __m256i ones = _mm256_set1_epi8(1);
+  __m256i total = _mm256_setzero_si256();
+  for (int64_t i = 0; i < k; i += 32) {
+    const __m256i words = _mm256_maddubs_epi16(ones, load_packed(q + i));
+    total = _mm256_add_epi32(total, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+  }
+  return sum_lanes(total);
+}
+
+// Rows hold codes in the order of the activations.
+inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
+  __builtin_memcpy(a, q, static_cast<size_t>(k));
+  return sum_of_codes(q, k);
+}
+
+inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
+                          float scale, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint8_t* row = w + rows[i] * row_bytes;
+    const uint8_t* ahead = w + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * row_bytes;
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t b = 0; b < row_bytes;) {
+      const int64_t stop = row_bytes - b < 32 * kRowBlocks ? row_bytes : b + 32 * kRowBlocks;
+      __m256i even = _mm256_setzero_si256(), odd = even;
+      for (; b < stop; b += 32) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T1);
+        const __m256i v = load_packed(row + b);
+        even = _mm256_add_epi16(even, _mm256_maddubs_epi16(pairs_of(v, 6), load_packed(a + 4 * b)));
+        odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(pairs_of(v, 4), load_packed(a + 4 * b + 32)));
+        even = _mm256_add_epi16(even, _mm256_maddubs_epi16(pairs_of(v, 2), load_packed(a + 4 * b + 64)));
+        odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(pairs_of(v, 0), load_packed(a + 4 * b + 96)));
+      }
+      const __m256i ones = _mm256_set1_epi16(1);
+      sum = _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones)));
+    }
+    out[rows[i]] = static_cast<float>(sum_lanes(sum) - total) * scale;
+  }
+}
+
+// int16 sums of 8 × 16 rows: bit pair j, low and high half of each 16 bytes.
+struct HalfBlock {
+  __m256i a0, b0, a1, b1, a2, b2, a3, b3;
+};
+[[gnu::always_inline]] inline void add_pair(__m256i& sum, __m256i packed, int shift, __m256i q) {
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(pairs_of(packed, shift), q));
+  asm("" : "+x"(sum));
+}
+
+// Sixteen words: eight rows of each of two groups of 16 bytes, in runs of four rows.
+[[gnu::always_inline]] inline void add_words(int32_t* sums, __m256i words) {
+  const auto add = [](int32_t* at, __m128i x) __attribute__((always_inline)) {
+    __m128i* p = reinterpret_cast<__m128i*>(at);
+    _mm_storeu_si128(p, _mm_add_epi32(_mm_loadu_si128(p), x));
+  };
+  const __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(words));
+  const __m256i second = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, 1));
+  add(sums, _mm256_castsi256_si128(first));
+  add(sums + 16, _mm256_extracti128_si256(first, 1));
+  add(sums + 4, _mm256_castsi256_si128(second));
+  add(sums + 20, _mm256_extracti128_si256(second, 1));
+}
+
+// At most 64 pairs of columns × 128 rows, 32 bytes of each column; `ahead` holds as many columns that come later.
+inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int32_t* ahead,
+                           int64_t n_ahead, const int8_t* codes, int32_t* sums) {
+  const __m256i zero = _mm256_setzero_si256();
+  HalfBlock s{zero, zero, zero, zero, zero, zero, zero, zero};
+  for (int64_t i = 0; i < n; i += 2) {
+    if (i + 1 < n_ahead) {
+      _mm_prefetch(reinterpret_cast<const char*>(w + ahead[i] * column_bytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(w + ahead[i + 1] * column_bytes), _MM_HINT_T1);
+    }
+    const __m256i x = load_packed(w + columns[i] * column_bytes), y = load_packed(w + columns[i + 1] * column_bytes);
+    const __m256i low = _mm256_unpacklo_epi8(x, y), high = _mm256_unpackhi_epi8(x, y);
+    int16_t pair;
+    __builtin_memcpy(&pair, codes + i, sizeof pair);
+    const __m256i q = _mm256_set1_epi16(pair);
+    add_pair(s.a0, low, 0, q);
+    add_pair(s.b0, high, 0, q);
+    add_pair(s.a1, low, 2, q);
+    add_pair(s.b1, high, 2, q);
+    add_pair(s.a2, low, 4, q);
+    add_pair(s.b2, high, 4, q);
+    add_pair(s.a3, low, 6, q);
+    add_pair(s.b3, high, 6, q);
+  }
+  add_words(sums, s.a0);
+  add_words(sums + 32, s.b0);
+  add_words(sums + 64, s.a1);
+  add_words(sums + 96, s.b1);
+  add_words(sums + 128, s.a2);
+  add_words(sums + 160, s.b2);
+  add_words(sums + 192, s.a3);
+  add_words(sums + 224, s.b3);
+}
+
+// 128 columns at a time, which stay in the second-level cache while their blocks pass through registers.
+inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
+  constexpr int64_t kBatch = 2 * kPairs;
+  for (int64_t i = 0; i < n; i += kBatch) {
+    const int64_t here = n - i < kBatch ? n - i : kBatch, left = n - i - here, there = left < kBatch ? left : kBatch;
+    for (int64_t b = 0; b < column_bytes; b += 64) {
+      int32_t* at = sums + 4 * b;
+      add_half_block(w + b, column_bytes, columns + i, here, columns + i + here, there, codes + i, at);
+      add_half_block(w + b + 32, column_bytes, columns + i, here, columns, 0, codes + i, at + 8);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tritium

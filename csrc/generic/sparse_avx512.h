@@ -1,0 +1,160 @@
+// Sparse products with 512-bit VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernel.h"
+
+namespace tritium {
+namespace {
+
+// Far enough ahead to hide memory, and into the second level: the first has too few misses in flight for it.
+constexpr int64_t kRowsAhead = 16, kColumnsAhead = 32;
+
+// Bit pairs are multiplied where they stand, so a sum is 4^j times what it means.
+constexpr bool kSumsShifted = true;
+
+inline int64_t append(int32_t* list, int64_t n, __mmask16 chosen, int64_t first) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int32_t>(first)));
+  _mm512_storeu_si512(list + n, _mm512_maskz_compress_epi32(chosen, index));
+  return n + __builtin_popcount(chosen);
+}
+
+inline __mmask16 lanes_before(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+// The indices in [first, last) of numbers above 0; a NaN is not. Sixteen places behind the last index are written too.
+inline int64_t append_positive(const float* x, int64_t first, int64_t last, int32_t* list) {
+  int64_t n = 0;
+  for (int64_t i = first; i < last; i += 16) {
+    const __mmask16 there = lanes_before(last - i);
+    const __m512 a = _mm512_maskz_loadu_ps(there, x + i);
+    n = append(list, n, _mm512_mask_cmp_ps_mask(there, a, _mm512_setzero_ps(), _CMP_GT_OQ), i);
+  }
+  return n;
+}
+inline int64_t append_nonzero(const int8_t* q, int64_t first, int64_t last, int32_t* list) {
+  int64_t n = 0;
+  for (int64_t i = first; i < last; i += 16) {
+    const __m128i a = _mm_maskz_loadu_epi8(lanes_before(last - i), q + i);
+    n = append(list, n, _mm_test_epi8_mask(a, a), i);
+  }
+  return n;
+}
+
+inline int32_t sum_of_codes(const int8_t* q, int64_t k) {
+  __m512i total = _mm512_setzero_si512();
+  for (int64_t i = 0; i < k; i += 64) {
+    const __mmask64 there = k - i >= 64 ? ~__mmask64{0} : (__mmask64{1} << (k - i)) - 1;
+    total = _mm512_dpbusd_epi32(total, _mm512_set1_epi8(1), _mm512_maskz_loadu_epi8(there, q + i));
+  }
+  return _mm512_reduce_add_epi32(total);
+}
+
+// Activations in the order in which 64 bytes of a row hold their codes; returns their sum.
+inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i total = _mm512_setzero_si512();
+  for (int64_t i = 0; i < k; i += 256) {
+    for (int64_t j = 0; j < 128; j += 32) {
+      const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i + j));
+      const __m256i high = k - i > 128 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i + 128 + j)) : _mm256_setzero_si256();
+      const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+      _mm512_storeu_si512(a + i + 2 * j, both);
+      total = _mm512_dpbusd_epi32(total, ones, both);
+    }
+  }
+  return _mm512_reduce_add_epi32(total);
+}
+
+[[gnu::always_inline]] inline void add_pairs(__m512i& sum, __m512i packed, __m512i mask, __m512i a) {
+  sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(packed, mask), a);
+}
+
+inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
+                          float scale, float* out) {
+  const __m512i mask0 = _mm512_set1_epi8(static_cast<char>(192)), mask1 = _mm512_set1_epi8(48), mask2 = _mm512_set1_epi8(12),
+                mask3 = _mm512_set1_epi8(3);
+  for (int64_t i = 0; i < n && i < kRowsAhead; ++i) {
+    for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + rows[i] * row_bytes + b), _MM_HINT_T1);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const uint8_t* row = w + rows[i] * row_bytes;
+    const uint8_t* ahead = w + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * row_bytes;
+    const int8_t* x = a;
+    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
+    for (int64_t b = 0; b < row_bytes; b += 64, x += 256) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T1);
+      const __m512i v = row_bytes - b >= 64 ? _mm512_loadu_si512(row + b) : _mm512_maskz_loadu_epi8(0xffffffff, row + b);
+      add_pairs(s0, v, mask0, _mm512_loadu_si512(x));
+      add_pairs(s1, v, mask1, _mm512_loadu_si512(x + 64));
+      add_pairs(s2, v, mask2, _mm512_loadu_si512(x + 128));
+      add_pairs(s3, v, mask3, _mm512_loadu_si512(x + 192));
+    }
+    s0 = _mm512_add_epi32(_mm512_srai_epi32(s0, 6), _mm512_srai_epi32(s1, 4));
+    s0 = _mm512_add_epi32(s0, _mm512_add_epi32(_mm512_srai_epi32(s2, 2), s3));
+    out[rows[i]] = static_cast<float>(_mm512_reduce_add_epi32(s0) - total) * scale;
+  }
+}
+
+// Sixty-four bytes of four columns as dwords of one row each: vector v holds bytes 4v … 4v + 3 of every 16.
+struct Quad {
+  __m512i v0, v1, v2, v3;
+};
+[[gnu::always_inline]] inline Quad interleave(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d) {
+  const __m512i wa = _mm512_loadu_si512(a), wb = _mm512_loadu_si512(b), wc = _mm512_loadu_si512(c), wd = _mm512_loadu_si512(d);
+  const __m512i ab = _mm512_unpacklo_epi8(wa, wb), cd = _mm512_unpacklo_epi8(wc, wd);
+  const __m512i ab_high = _mm512_unpackhi_epi8(wa, wb), cd_high = _mm512_unpackhi_epi8(wc, wd);
+  return {_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd), _mm512_unpacklo_epi16(ab_high, cd_high),
+          _mm512_unpackhi_epi16(ab_high, cd_high)};
+}
+
+// Sixteen rows of each of the four bit pairs: sums + 64·j.
+[[gnu::always_inline]] inline void add_eight(int32_t* sums, __m512i first, __m512i second, __m512i a, __m512i b) {
+  const auto add = [&](int32_t* at, __m512i mask) __attribute__((always_inline)) {
+    __m512i s = _mm512_loadu_si512(at);
+    s = _mm512_dpbusd_epi32(s, _mm512_and_si512(first, mask), a);
+    s = _mm512_dpbusd_epi32(s, _mm512_and_si512(second, mask), b);
+    _mm512_storeu_si512(at, s);
+  };
+  add(sums, _mm512_set1_epi8(3));
+  add(sums + 64, _mm512_set1_epi8(12));
+  add(sums + 128, _mm512_set1_epi8(48));
+  add(sums + 192, _mm512_set1_epi8(static_cast<char>(192)));
+}
+
+inline __m512i four_codes(const int8_t* q) {
+  int32_t word;
+  __builtin_memcpy(&word, q, 4);
+  return _mm512_set1_epi32(word);
+}
+
+// Eight columns at a time, the whole of each: the sums stay in the first-level cache, the columns pass through.
+inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
+  for (int64_t i = 0; i < n && i < kColumnsAhead; ++i) {
+    for (int64_t b = 0; b < column_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + columns[i] * column_bytes + b), _MM_HINT_T1);
+  }
+  for (int64_t i = 0; i < n; i += 8) {
+    const uint8_t* c[8];
+    const uint8_t* ahead[8];
+    for (int64_t j = 0; j < 8; ++j) {
+      c[j] = w + columns[i + j] * column_bytes;
+      ahead[j] = w + columns[i + j + kColumnsAhead < n ? i + j + kColumnsAhead : n - 1] * column_bytes;
+    }
+    const __m512i a = four_codes(codes + i), b = four_codes(codes + i + 4);
+    int32_t* at = sums;
+    for (int64_t k = 0; k < column_bytes; k += 64, at += kColumnRows) {
+      for (int64_t j = 0; j < 8; ++j) _mm_prefetch(reinterpret_cast<const char*>(ahead[j] + k), _MM_HINT_T1);
+      const Quad x = interleave(c[0] + k, c[1] + k, c[2] + k, c[3] + k), y = interleave(c[4] + k, c[5] + k, c[6] + k, c[7] + k);
+      add_eight(at, x.v0, y.v0, a, b);
+      add_eight(at + 16, x.v1, y.v1, a, b);
+      add_eight(at + 32, x.v2, y.v2, a, b);
+      add_eight(at + 48, x.v3, y.v3, a, b);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tritium
