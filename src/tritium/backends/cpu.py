@@ -174,7 +174,7 @@ class CpuBackend:
             return None
         layout = COLUMNS_LAYOUT if by_columns else file_layout
         row = next((row for row in self._rows if row.op == "linear" and row.layout == layout), None)
-        return row and KernelRow(row.id, row.t_min, row.t_max, layout)
+        return KernelRow(row.id, row.t_min, row.t_max, layout) if row else None
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
