@@ -31,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_run_writes_a_receipt_that_stands(tmp_path: Path) -> None:
     path = tmp_path / "new" / "receipt.json"
-    run = tritium("run", "-m", "demo", "ROMEO:", "-n", "24", "--receipt", path, "--repeats", "2")
+    run = tritium("run", "-m", "demo", "ROMEO:", "-n", "24", "--receipt", path, "--repeats", "3")
     assert run.returncode == 0, run.stderr
     assert f"receipt {path}" in run.stderr
     receipt = json.loads(path.read_text(encoding="utf-8"))

@@ -88,8 +88,13 @@ def test_import_direction() -> None:
 
 
 def test_only_core_dependencies_are_imported() -> None:
-    """The GPU back ends, the peers of a comparison and signing need an extra; nothing else does."""
-    optional = ("src/tritium/backends/cuda", "src/tritium/bench/peer_", "src/tritium/receipts/sign.py")
+    """The GPU back ends, the peers of a comparison, signing and charts need an extra; nothing else does."""
+    optional = (
+        "src/tritium/backends/cuda",
+        "src/tritium/bench/peer_",
+        "src/tritium/bench/charts.py",
+        "src/tritium/receipts/sign.py",
+    )
     allowed = CORE_DEPENDENCIES | set(sys.stdlib_module_names) | {"tritium"}
     wrong = [
         f"{label(path)}: {name}"

@@ -198,7 +198,9 @@ class Stream(Iterator[str]):
         self.close()
 
     def __del__(self) -> None:
-        self._generation.cancel.set()
+        # The event may be the caller's, and by now that of another generation.
+        if not self._generation.is_ended:
+            self._generation.cancel.set()
 
     def cancel(self) -> None:
         """End the generation at the next token."""

@@ -1,0 +1,210 @@
+"""Charts as SVG for the page of a report: text stays text, colors are the page's own, so that light and dark both fit.
+
+Matplotlib draws with stand-in colors that are replaced by the page's custom properties (``var(--ink)`` and so on).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from tritium.bench.history import Trend
+
+COLORS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--grid)",
+    "#040404": "var(--series)",
+    "#050505": "var(--worse)",
+    "#060606": "var(--better)",
+    "#070707": "var(--limit)",
+    "#080808": "var(--surface)",
+}
+INK, MUTED, GRID, SERIES, WORSE, BETTER, LIMIT, SURFACE = COLORS
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tritium",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
+LESS_IS_BETTER = {"prefill_ms", "cpu_ms_per_token", "rss_mb"}
+NAMES = {
+    "tokens_per_second": "decoded tokens a second",
+    "prefill_ms": "ms to the first token",
+    "cpu_ms_per_token": "ms of CPU a token",
+    "rss_mb": "MB resident at most",
+}
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an element of a page, with ``title`` for those who do not see it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    for stand_in, color in COLORS.items():
+        text = text.replace(stand_in, color)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def trend_chart(trend: Trend) -> str:
+    """Medians of sessions in order, with their ranges; levels between change points, and each change in percent."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(9.6, 3.3)
+        n = len(trend.sessions)
+        xs = range(n)
+        ranges = [session.values(trend.metric) for session in trend.sessions]
+        axes.vlines(xs, [min(r) for r in ranges], [max(r) for r in ranges], color=SERIES, alpha=0.35, linewidth=4)
+        axes.plot(xs, trend.medians, color=SERIES, linewidth=1.4, marker="o", markersize=4.5, markeredgecolor=SURFACE,
+                  markeredgewidth=0.8)  # fmt: skip
+        _levels(axes, trend)
+        low, high = min(min(r) for r in ranges), max(max(r) for r in ranges)
+        margin = max(high - low, 0.04 * high) * 0.22
+        axes.set_ylim(max(low - margin, 0), high + 1.4 * margin)
+        axes.set_xlim(-0.6, max(n - 0.4, 0.6))
+        step = max(1, math.ceil(n / 9))
+        ticks = list(range(0, n, step))
+        axes.set_xticks(ticks, [_tick(trend, i) for i in ticks])
+        axes.set_ylabel(NAMES[trend.metric])
+        axes.grid(axis="x", visible=False)
+        return _svg(figure, f"Trend of {NAMES[trend.metric]} over {n} sessions")
+
+
+def _tick(trend: Trend, index: int) -> str:
+    session = trend.sessions[index]
+    return f"{session.label[:7]}\n{datetime.fromtimestamp(session.seconds, UTC):%d %b}"
+
+
+def _levels(axes: Any, trend: Trend) -> None:
+    n = len(trend.sessions)
+    cuts = [0, *(point.index for point in trend.points), n]
+    top = axes.get_xaxis_transform()
+    for start, end in pairwise(cuts):
+        mean = sum(trend.medians[start:end]) / (end - start)
+        if trend.points:
+            axes.hlines(mean, start - 0.5, end - 0.5, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)))
+    for point in trend.points:
+        is_worse = (point.change > 0) == (trend.metric in LESS_IS_BETTER)
+        color = WORSE if is_worse else BETTER
+        axes.axvline(point.index - 0.5, color=color, linewidth=1.2)
+        axes.text(
+            point.index - 0.4, 0.98, f"{point.change:+.1%}", color=color, transform=top, va="top", fontweight="bold"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A kernel in the roofline: multiply-accumulates a byte, 10⁹ of them a second, share of the time."""
+
+    name: str
+    intensity: float
+    gmac_per_s: float
+    share: float
+
+
+def roofline_chart(spots: Sequence[Spot], gb_per_s: float | None, ceiling_gmac: float | None) -> str:
+    """Kernels by what they compute a byte and how fast; the slope is the bandwidth that was measured beside the run."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(9.6, 4.2)
+        low = min(spot.intensity for spot in spots) / 3
+        high = max(spot.intensity for spot in spots) * 6
+        floor = min(spot.gmac_per_s for spot in spots) / 3
+        tops = [spot.gmac_per_s for spot in spots] + ([ceiling_gmac] if ceiling_gmac else [])
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(low, high)
+        axes.set_ylim(floor, max(tops) * 2.5)
+        if gb_per_s is not None:
+            end = high if ceiling_gmac is None else min(high, ceiling_gmac / gb_per_s)
+            axes.plot([low, end], [gb_per_s * low, gb_per_s * end], color=LIMIT, linewidth=1.5)
+            at = math.sqrt(low * end)
+            axes.annotate(
+                f"memory: {gb_per_s:.3g} GB/s measured", (at, gb_per_s * at), color=LIMIT, va="top",
+                xytext=(14, -14), textcoords="offset points",
+            )  # fmt: skip
+        if ceiling_gmac is not None:
+            axes.axhline(ceiling_gmac, color=LIMIT, linewidth=1.2, linestyle=(0, (5, 3)))
+            axes.annotate(
+                f"no CPU of this kind computes more than {ceiling_gmac:.0f} GMAC/s", (high, ceiling_gmac), color=LIMIT,
+                ha="right", xytext=(-4, 5), textcoords="offset points",
+            )  # fmt: skip
+        axes.scatter(
+            [spot.intensity for spot in spots], [spot.gmac_per_s for spot in spots],
+            s=[60 + 900 * spot.share for spot in spots], color=SERIES, alpha=0.85, edgecolor=SURFACE, linewidth=1.2, zorder=3,
+        )  # fmt: skip
+        for number, place in _labels(spots, floor, max(tops) * 2.5).items():
+            axes.annotate(
+                str(number), (spots[number - 1].intensity, place), xycoords=("data", "axes fraction"), va="center",
+                xytext=(13, 0), textcoords="offset points", fontweight="bold",
+            )  # fmt: skip
+        axes.set_xlabel("multiply-accumulates a byte")
+        axes.set_ylabel("GMAC/s")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        return _svg(figure, "Roofline of the kernels")
+
+
+def _labels(spots: Sequence[Spot], floor: float, top: float) -> dict[int, float]:
+    """Where the numbers of the spots stand, as a share of the axis: beside their spots, but never on one another."""
+    gap = 0.06
+    found: dict[int, float] = {}
+    for number, spot in sorted(enumerate(spots, 1), key=lambda item: item[1].gmac_per_s):
+        place = math.log(spot.gmac_per_s / floor) / math.log(top / floor)
+        near = [found[n] for n in found if 0.7 < spots[n - 1].intensity / spot.intensity < 1.4]
+        found[number] = max([place, *(other + gap for other in near)])
+    return found
+
+
+def bars_chart(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
+    """A bar for each (name, median, low, high), with the range as a line."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(9.6, 0.8 + 0.5 * len(rows))
+        ys = list(range(len(rows)))[::-1]
+        axes.barh(ys, [row[1] for row in rows], color=SERIES, height=0.56)
+        axes.hlines(ys, [row[2] for row in rows], [row[3] for row in rows], color=INK, linewidth=1.4)
+        for y, row in zip(ys, rows, strict=True):
+            axes.annotate(
+                f"{row[1]:.4g}", (row[3], y), xytext=(7, 0), textcoords="offset points", va="center", fontweight="bold"
+            )
+        axes.set_yticks(ys, [row[0] for row in rows])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_xlim(0, max(row[3] for row in rows) * 1.14)
+        axes.set_xlabel(label)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, f"{label} by machine")
