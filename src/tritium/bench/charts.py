@@ -31,7 +31,7 @@ COLORS = {
     "#080808": "var(--surface)",
 }
 INK, MUTED, GRID, SERIES, WORSE, BETTER, LIMIT, SURFACE = COLORS
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tritium",
     "font.family": "sans-serif",
