@@ -102,13 +102,17 @@ def run_rounds(
 
 
 def judge_counted(samples: Mapping[str, Sequence[Sample]]) -> Decision:
-    """The gates that need no clock: every receipt is accepted, all are of one key, and no binding fact differs."""
+    """The gates that need no clock: every receipt is accepted, all are of one key, and no binding fact differs.
+
+    A receipt after that is refused is FAIL, one before leaves nothing to compare with.
+    """
     every = [sample for arm in samples.values() for sample in arm]
     if not all(samples.get(arm) for arm in ("before", "after")):
         return Decision("INCONCLUSIVE", ("a side has no receipt",))
-    bad = [f"{sample.path}: {sample.problem}" for sample in every if sample.problem is not None]
-    if bad:
-        return Decision("FAIL", tuple(bad))
+    for arm in ("after", "before", "control"):
+        bad = tuple(f"{sample.path}: {sample.problem}" for sample in samples.get(arm, ()) if sample.problem is not None)
+        if bad:
+            return Decision("FAIL" if arm == "after" else "INCONCLUSIVE", bad)
     keys = {_comparable(sample) for sample in every}
     if None in keys or len(keys) != 1:
         return Decision("INCONCLUSIVE", ("receipts without one common key cannot be compared",))

@@ -133,7 +133,7 @@ def list_sets(directory: Path, commit: str | None, as_json: bool) -> None:
     type=click.Choice(["ratchet", "classic", "envelope"]),
     default="ratchet",
     show_default=True,
-    help="ratchet: against the released set, else the newest; classic: 95 and 110 % of the released speed; envelope: "
+    help="ratchet: against the released set, else the newest; classic: 0.95 and 1.1 times the released speed; envelope: "
     "documented bands of 2-billion-weight models.",
 )
 @json_option

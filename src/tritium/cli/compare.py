@@ -62,8 +62,8 @@ def command(
 
     With --base, both builds run by turns, each sample a fresh process that writes a receipt, the build before twice in each
     round: its difference from itself is the control. Exact gates come first: tokens, logits, work. Then the signed-rank test
-    and the median of the pairs have to agree: from 2 % slower on ATTENTION, from 3 % FAIL (exit 6). INCONCLUSIVE (exit 8)
-    where the noise leaves 3 % possible, or the control fails. A revision is built with the tools of this environment.
+    and the median of the pairs have to agree: from two hundredths slower on ATTENTION, from three FAIL (exit 6). INCONCLUSIVE
+    (exit 8) where the noise leaves three possible, or the control fails. A revision is built with the tools of this environment.
     """
     from tritium.bench.figures import read_samples
     from tritium.bench.paired import judge_samples
