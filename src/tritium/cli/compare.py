@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--prompt", default="The capital of France is", show_default=True, help="What is continued, greedily.")
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="Tokens to generate.")
 @click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs in each process; the median counts."
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs in each process; the fastest counts."
 )
 @click.option("--threads", type=int, help="Threads of the native core. [default: TRITIUM_THREADS, else one a core]")
 @click.option("--pairs", type=click.IntRange(1), default=20, show_default=True, help="Rounds; a verdict needs 10.")
