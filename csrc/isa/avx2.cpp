@@ -203,6 +203,11 @@ inline void finish(const Tokens& x, const Panels& panels, int64_t t, int32_t tot
   }
 }
 
+// The lines that a panel's outputs are written to, or added to, come while the products are formed.
+inline void fetch_outputs(const Tokens& x, int64_t n, int64_t p) {
+  for (int64_t t = 0; t < n; ++t) __builtin_prefetch(x.out + t * x.out_stride + kPanelRows * p, 1);
+}
+
 inline int64_t blocks_at(const Panels& panels, int64_t b) {
   return panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
 }
@@ -212,6 +217,7 @@ void stream(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int
   int32_t totals[kStreamed];
   for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(x.a + t * x.a_stride, panels.n_blocks);
   for (int64_t p = begin; p < end; ++p) {
+    fetch_outputs(x, n, p);
     __m256i sums[2 * kStreamed];
     for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
     for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
@@ -261,6 +267,7 @@ void multiply_blocked(const Tokens& x, int64_t n, const Panels& panels, int64_t 
     gather(x, n, kPanelDepth * b, padded, strip, totals);
     depth += padded;
     for (int64_t p = begin; p < end; ++p) {
+      if (b + kFlushBlocks >= panels.n_blocks) fetch_outputs(x, n, p);
       const uint8_t* block = panels.panel(p) + kPanelBlockBytes * b;
       unpack(block, n_blocks, block + kPanelBlockBytes * panels.n_blocks, codes);
       multiply<Unpacked>(codes, n_blocks, n, strip, kDepth, sums + 2 * n * (p - begin));
