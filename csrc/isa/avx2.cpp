@@ -139,13 +139,16 @@ struct Unpacked {
   static __m256i codes(const uint8_t* half, int quad) { return load_256(half + kPanelBlockBytes * quad); }
 };
 
+// What memory delivers while it is asked for more: how far ahead of the products packed bytes are fetched.
+constexpr int64_t kAhead = 4096;
+
 template <class Form, int T>
 void tile(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
   Words<T> words;
   clear(words);
   const uint8_t* stop = block + Form::kBytes * n_blocks;
   do {
-    if constexpr (Form::kBytes == kPanelBlockBytes) __builtin_prefetch(block + 2048);
+    if constexpr (Form::kBytes == kPanelBlockBytes) __builtin_prefetch(block + kAhead);
     add_products<typename Form::Addition>(words, Form::codes(block, 0), Form::codes(block + 32, 0), a, stride);
     add_products<typename Form::Addition>(words, Form::codes(block, 1), Form::codes(block + 32, 1), a + 4, stride);
     add_products<typename Form::Addition>(words, Form::codes(block, 2), Form::codes(block + 32, 2), a + 8, stride);

@@ -142,6 +142,7 @@ template <int T>
 void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
                 mask3 = _mm512_set1_epi8(static_cast<char>(192));
+  constexpr int64_t ahead = T == 1 ? 8192 : 2048;  // the faster bytes are used up, the more must be under way
   Rows16<T> s0, s1, s2, s3;
   clear(s0);
   clear(s1);
@@ -150,7 +151,7 @@ void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Token
   const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
-    _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(block);
     add_dots(s0, _mm512_and_si512(w, mask0), a, x.a_stride);
     add_dots(s1, _mm512_and_si512(w, mask1), a + 4, x.a_stride);
