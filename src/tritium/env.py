@@ -39,6 +39,18 @@ VARIABLES = (
         "1: a run whose receipt a judge would reject, or that used a fallback, an unquantized linear layer or an unknown kernel, "
         "fails with exit 5 and writes no receipt.",
     ),
+    Variable(
+        "BITNET_TRACE_TIMING",
+        "flag",
+        "off",
+        "1: every step of a generating command prints a line on stderr: microseconds of embed, forward, logits and sample.",
+    ),
+    Variable(
+        "BITNET_FLAMEGRAPH_TOOL",
+        "name",
+        "builtin",
+        "What flamegraph draws from, where no --tool is given: builtin, perf or py-spy.",
+    ),
     Variable("TRITIUM_CACHE", "path", "$XDG_CACHE_HOME/tritium", "Folder for files that can be made again."),
     Variable(
         "TRITIUM_WEIGHT_CACHE",
@@ -95,9 +107,26 @@ def is_strict() -> bool:
     return _is_on(_text("BITNET_STRICT_MODE"))
 
 
+def traces_timing() -> bool:
+    """True where every step is to print where its time went."""
+    return _is_on(_text("BITNET_TRACE_TIMING"))
+
+
+def flamegraph_tool() -> str | None:
+    """What flame graphs are drawn from, or None."""
+    return _text("BITNET_FLAMEGRAPH_TOOL") or None
+
+
 def recorded() -> dict[str, str]:
     """The variables with an effect on a run that are set, as text: what a receipt tells of the environment."""
-    none = ("NO_COLOR", "XDG_CACHE_HOME", "TRITIUM_CACHE", "TRITIUM_WEIGHT_CACHE", "BITNET_GGUF")
+    none = (
+        "NO_COLOR",
+        "XDG_CACHE_HOME",
+        "TRITIUM_CACHE",
+        "TRITIUM_WEIGHT_CACHE",
+        "BITNET_GGUF",
+        "BITNET_FLAMEGRAPH_TOOL",
+    )
     names = [v.name for v in VARIABLES if v.name not in none]
     return {name: _text(name) for name in names if _text(name)}
 

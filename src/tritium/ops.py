@@ -126,3 +126,5 @@ OPS: dict[str, Op] = {
 
 SCREENED_HEAD = ("screen", "threshold", "refine", "rescore")
 """The ops that find candidates without reading the whole head, in their order."""
+STAGES = {"embedding": "embed", "logits_projection": "logits", **dict.fromkeys(SCREENED_HEAD, "logits")}
+"""Op → stage of a token's time; every other op is "forward", and what passes between two steps is "sample"."""

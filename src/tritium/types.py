@@ -124,3 +124,18 @@ class Trace:
         return Trace(
             self.n_steps - earlier.n_steps, self.n_tokens - earlier.n_tokens, self.wall_ns - earlier.wall_ns, counts
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One step of the engine: ``n_tokens`` forwarded, ``n_outputs`` rows of logits.
+
+    ``step_ns``: the call of the executor, ``trace`` what it counted in it; ``rest_ns``: scheduling before it, and choosing the
+    tokens and making their text after it.
+    """
+
+    n_tokens: int
+    n_outputs: int
+    step_ns: int
+    rest_ns: int
+    trace: Trace

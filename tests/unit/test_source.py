@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tritium.evidence.source import Source, read_source
+from tritium.source import Source, read_source
 
 
 @pytest.fixture

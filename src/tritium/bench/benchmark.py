@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from tritium.backends import cpu
 from tritium.bench.process import AnonymousPeak, Energy, forget_peak
@@ -84,29 +84,10 @@ class Run:
         return self.result.token_ns[1:]
 
 
-class _AtEnd:
-    """Keeps the counters of the last token and tells another observer everything."""
+class Follower(Observer, Protocol):
+    """An observer that keeps the counters of the end."""
 
-    def __init__(self, observer: Observer | None) -> None:
-        self.trace: Trace | None = None
-        self._next = observer
-        self.is_traced = observer is not None and observer.is_traced
-
-    def begin(self, ns: int) -> None:
-        if self._next is not None:
-            self._next.begin(ns)
-
-    def step(
-        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int,
-        columns: bytes, hidden: bytes,
-    ) -> None:  # fmt: skip
-        if self._next is not None:
-            self._next.step(start_ns, end_ns, position, n_tokens, n_batch, n_outputs, columns, hidden)
-
-    def end(self, trace: Trace) -> None:
-        self.trace = trace
-        if self._next is not None:
-            self._next.end(trace)
+    after: Trace | None
 
 
 def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
@@ -116,7 +97,7 @@ def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
 
 def run(
     model: Model, prompt: Sequence[int], n_tokens: int, params: SamplingParams | None = None, *,
-    observer: Observer | None = None, energy: Energy | None = None, measure: bool = False,
+    observer: Follower | None = None, energy: Energy | None = None, measure: bool = False,
 ) -> Run:  # fmt: skip
     """Forward ``prompt`` and generate ``n_tokens``, greedily without ``params``, as ``Model.generate`` does.
 
@@ -127,26 +108,27 @@ def run(
         room = f"up to {max(model.max_context - len(prompt), 0)} after {len(prompt)} of the prompt"
         raise ShapeError("tokens to generate", expected=room, got=n_tokens)
     engine = model.engine
-    last = _AtEnd(observer)
     before_uj = None if energy is None else energy.read()
     before = engine.executor.trace()
     params = params or greedy(n_tokens)
-    generation = engine.submit([prompt], params, observer=last, measure=measure)[0]
+    generation = engine.submit([prompt], params, observer=observer, measure=measure)[0]
     while not generation.n_generated and not generation.is_ended:
         engine.step()
     first = engine.executor.trace()
     while not generation.is_ended:
         engine.step()
     after_uj = None if energy is None else energy.read()
+    # What is measured after the last token is counted by the executor, too, but not by an observer.
+    last = engine.executor.trace() if observer is None else observer.after
     result = generation.result()
     if result.n_cached:
         raise UnsupportedError(
             "part of the prompt was in the cache: its prefill cannot be measured", got=result.n_cached
         )
-    if len(result.token_ids) != n_tokens or last.trace is None:
+    if len(result.token_ids) != n_tokens or last is None:
         raise ShapeError("tokens to generate", expected=n_tokens, got=len(result.token_ids))
     joules = None if energy is None else energy.joules(before_uj, after_uj)
-    return Run(result, first.since(before), last.trace.since(first), joules)
+    return Run(result, first.since(before), last.since(first), joules)
 
 
 def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
@@ -175,13 +157,18 @@ class OpRow:
     limit_percent: float | None
 
 
+def ops_of(plan: Plan) -> dict[tuple[str, str], str]:
+    """The op of each step's name and kernel."""
+    return {
+        (f"{s.block}.{s.label}" if s.block >= 0 else s.label, c.kernel): s.op for s in plan.steps for c in s.choices
+    }
+
+
 def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
     """The counters by op and kernel, the longest first. Errors: ShapeError for an empty trace."""
     if not trace.n_tokens:
         raise ShapeError("nothing was counted", expected="a step")
-    ops = {
-        ((f"{s.block}.{s.label}" if s.block >= 0 else s.label), c.kernel): s.op for s in plan.steps for c in s.choices
-    }
+    ops = ops_of(plan)
     sums: dict[tuple[str, str, Part], list[int]] = {}
     for count in trace.counts:
         if not count.calls:
@@ -284,7 +271,7 @@ def open_timed(open_model: Callable[[], Model]) -> tuple[Model, float, Anonymous
 
 def benchmark(
     model: Model, work: Workload, *, load_s: float, peak: AnonymousPeak, probe_bytes: int = PROBE_BYTES,
-    observe: Callable[[], Observer] | None = None,
+    observe: Callable[[], Follower] | None = None,
 ) -> tuple[Benchmark, list[Run]]:  # fmt: skip
     """Warm up, then run ``work`` as often as it says, the machine measured before each time; the runs in their order.
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import tritium
 from tritium.backends import cpu
 from tritium.bench.machine import Machine, read_machine
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A commit; ``branch`` is None for a detached one, ``dirty`` True where tracked files differ from it."""
-
-    commit: str
-    branch: str | None
-    dirty: bool
+from tritium.source import Source, read_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +24,8 @@ class Host:
     source: Source | None
 
 
-def fingerprint(folder: Path | None = None) -> Host:
-    """Everything that the system tells about this place; ``folder`` is where the source is looked for, the package by default."""
+def fingerprint() -> Host:
+    """Everything that the system tells about this place."""
     compiler, flags, _ = cpu.build_info()
     name = platform.uname()
     return Host(
@@ -46,25 +35,8 @@ def fingerprint(folder: Path | None = None) -> Host:
         compiler=compiler,
         compiler_flags=flags,
         isas=cpu.isas(),
-        source=read_source(folder or Path(__file__).parent),
+        source=read_source(),
     )
-
-
-def read_source(folder: Path) -> Source | None:
-    """The checkout that holds ``folder``, or None: no git, no checkout, or no commit."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None:
-        return None
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return Source(commit, _git(folder, "symbolic-ref", "--short", "-q", "HEAD"), status != "")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=30).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def rows(host: Host) -> list[tuple[str, str]]:
@@ -73,8 +45,8 @@ def rows(host: Host) -> list[tuple[str, str]]:
     caches = ", ".join(f"L{c.level} {c.kind.lower()} {c.size_bytes >> 10} KiB for {c.n_cpus}" for c in m.caches)
     where = "no git checkout"
     if source is not None:
-        branch = source.branch or "detached"
-        where = f"{source.commit} ({branch}, {'with changes of its own' if source.dirty else 'clean'})"
+        branch = "" if source.branch is None else f"{source.branch}, "
+        where = f"{source.commit} ({branch}{'with changes of its own' if source.is_dirty else 'clean'})"
     quota = f", quota {m.cpu_quota:g}" if m.cpu_quota else ""
     memory = "unknown" if m.memory_bytes is None else f"{m.memory_bytes / (1 << 30):.1f} GiB"
     return [
@@ -91,8 +63,3 @@ def rows(host: Host) -> list[tuple[str, str]]:
         ("version", f"tritium {host.version}"),
         ("commit", where),
     ]
-
-
-def document(host: Host) -> dict[str, Any]:
-    """The fingerprint for JSON."""
-    return asdict(host)

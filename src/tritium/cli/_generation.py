@@ -95,6 +95,10 @@ def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bo
     if not quiet:
         for line in model.tokenizer.notes:
             note(line)
+    if env.traces_timing():
+        from tritium.bench.timing import timing_line
+
+        model.engine.watch = lambda done: note(timing_line(done, model.plan))
     return model
 
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tritium import env
+
 if TYPE_CHECKING:
     from tritium.engine.model import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PROMPT = "The capital of France is"
+PUBLISHED = Path("models/microsoft-bitnet-b1.58-2B-4T-gguf")
 
 _PROMPT_OPTIONS = (
     click.option(
@@ -66,3 +69,46 @@ def prompt_ids(model: Model, text: str, tokenizer: Path | None) -> Sequence[int]
         raise FormatError("tokenizer refused", where=str(path), got=error) from error
     ids: list[int] = library.encode(text).ids
     return ids
+
+
+def model_name(model: Model) -> str:
+    """The model's path as it was given; the one inside the package has its name."""
+    from tritium.engine.model import DEMO, resolve_model
+
+    try:
+        return DEMO if model.path == resolve_model(DEMO) else str(model.path)
+    except FileNotFoundError:
+        return str(model.path)
+
+
+def ternary_layout(model: Model) -> str:
+    """The layout of most matrices of the file's layers, without the order of its blocks."""
+    from collections import Counter
+
+    from tritium.layouts import I2S_LAYOUTS
+
+    names = (t.layout for name, t in model.file.tensors.items() if len(t.shape) == 2 and name.startswith("blk."))
+    most = Counter(names).most_common(1)
+    if not most:
+        return "none"
+    layout = most[0][0]
+    return "i2s" if layout in I2S_LAYOUTS.values() else layout
+
+
+def choose_model(options: dict[str, Any]) -> None:
+    """Turn the model "auto" into a file: BITNET_GGUF, else the first that is found. Errors: FileNotFoundError."""
+    if options["model"] == "auto":
+        options["model"] = env.model() or str(discover_model(Path()))
+
+
+def discover_model(root: Path) -> Path:
+    """The first GGUF file, by name, in the folder of the published model, then below models, then in ``root`` itself.
+
+    Errors: FileNotFoundError that says where was looked, and what to do.
+    """
+    for folder, pattern in ((root / PUBLISHED, "*.gguf"), (root / "models", "**/*.gguf"), (root, "*.gguf")):
+        found = sorted(folder.glob(pattern)) if folder.is_dir() else []
+        if found:
+            return found[0]
+    hint = f"no GGUF file in {PUBLISHED}, models or here; name one with -m or BITNET_GGUF, or take -m demo"
+    raise FileNotFoundError(errno.ENOENT, hint, "auto")

@@ -13,7 +13,7 @@ import click
 from tritium import env
 from tritium.cli import json_option, note, print_json
 from tritium.cli._generation import load_model, model_options
-from tritium.cli._measuring import PROMPT, choose_device, prompt_ids, prompt_options
+from tritium.cli._measuring import PROMPT, choose_device, choose_model, prompt_ids, prompt_options
 
 if TYPE_CHECKING:
     from tritium.bench.benchmark import Benchmark, Run, Workload
@@ -112,6 +112,7 @@ def _benchmark(
     from tritium.evidence.recorder import recorder
 
     choose_device(model_choice)
+    choose_model(model_choice)
     _check_computes(model_choice["backend"], allow_mock)
     if seed is None:
         seed = 42 if (named := env.seed()) is None else named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
 from tritium.errors import ShapeError, TritiumError
 from tritium.executor import Executor, single_sequence
 from tritium.numerics import F32
-from tritium.types import StepResult, Trace
+from tritium.types import Pass, StepResult, Trace
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -220,7 +220,8 @@ class Stream(Iterator[str]):
 class Engine:
     """Runs any number of generations on one executor, all of them a token further with each step. Safe to share by threads.
 
-    ``max_context`` bounds prompt and output together. The rest is the scheduler's.
+    ``max_context`` bounds prompt and output together. ``watch`` is told of every step; reading the counters for it takes time
+    between the steps. The rest is the scheduler's.
     """
 
     def __init__(
@@ -239,6 +240,7 @@ class Engine:
         self._scheduler: Scheduler[Generation] = Scheduler(
             self._cache, max_tokens=plan.max_tokens, max_running=n_running, chunk=chunk
         )
+        self.watch: Callable[[Pass], None] | None = None
         self._lock = threading.RLock()
 
     def submit(
@@ -289,6 +291,8 @@ class Engine:
         """
         with self._lock:
             self.drop_cancelled()
+            before = None if self.watch is None else self.executor.trace()
+            begun = time.perf_counter_ns()
             work = self._scheduler.schedule()
             if work is None:
                 return False
@@ -302,7 +306,10 @@ class Engine:
                 if isinstance(error, TritiumError):
                     return True
                 raise
-            _observe(work, result, start, time.perf_counter_ns())
+            end = time.perf_counter_ns()
+            _observe(work, result, start, end)
+            counted = None if before is None else self.executor.trace().since(before)
+            resumed = time.perf_counter_ns()
             self._scheduler.commit(work)
             for row, generation in enumerate(work.outputs):
                 try:
@@ -311,6 +318,9 @@ class Engine:
                     self._fail(generation, error)
                     continue
                 generation.accept(token, logprob)
+            if self.watch is not None and counted is not None:
+                rest_ns = start - begun + time.perf_counter_ns() - resumed
+                self.watch(Pass(len(work.batch.tokens), len(work.batch.outputs), end - start, rest_ns, counted))
             self._settle(work)
             return True
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tritium.evidence.recorder import Recorder
 from tritium.ir import Plan
-from tritium.ops import SCREENED_HEAD
+from tritium.ops import SCREENED_HEAD, STAGES
 from tritium.receipts import registry
 from tritium.types import StepCount, Trace
 
@@ -18,9 +18,6 @@ FAMILIES = {
     **dict.fromkeys(SCREENED_HEAD, "head"),
 }
 """Op → matrix family; every other op is "other"."""
-
-STAGES = {"embedding": "embed", "logits_projection": "logits", **dict.fromkeys(SCREENED_HEAD, "logits")}
-"""Op → stage; every other op is "forward", and what passes between steps is "sample"."""
 
 
 def stages(trace: Trace, run: Recorder, times: Sequence[int]) -> list[dict[str, Any]]:

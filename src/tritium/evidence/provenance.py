@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import tritium
-from tritium.evidence.source import read_source
+from tritium.source import read_source
 
 if TYPE_CHECKING:
     from tritium.formats.gguf import GGUFFile

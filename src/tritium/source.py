@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PARTS = ("src", "csrc", "CMakeLists.txt", "pyproject.toml")
 """What a build is made of: a change elsewhere leaves the tree clean."""
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """``commit`` in hexadecimal; ``is_dirty`` where a part of the build differs from it, files it does not know included."""
+    """``commit`` in hexadecimal; ``is_dirty`` where a part of the build differs from it, files it does not know included.
+
+    ``branch`` is None where none is checked out.
+    """
 
     commit: str
     is_dirty: bool
+    branch: str | None = field(default=None, compare=False)
 
 
 def read_source(package: Path = PACKAGE) -> Source | None:
@@ -28,7 +32,7 @@ def read_source(package: Path = PACKAGE) -> Source | None:
     changed = _git(root, "status", "--porcelain", "--", *PARTS)
     if commit is None or changed is None:
         return None
-    return Source(commit, bool(changed))
+    return Source(commit, bool(changed), _git(root, "symbolic-ref", "--short", "-q", "HEAD"))
 
 
 def _git(root: Path, *arguments: str) -> str | None:
