@@ -13,10 +13,10 @@ from tritium import _native, env, numerics
 from tritium.backends import COLUMNS_LAYOUT, KernelRow, Program, TensorSource, refuse_screen
 from tritium.backends.packed import PackedStore
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
-from tritium.ir import Plan, Resident
+from tritium.ir import Plan, Resident, encode_plan
 from tritium.kernel_table import kernel_table
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
-from tritium.ops import SCREENED_HEAD
+from tritium.ops import OPS, SCREENED_HEAD
 from tritium.resources import available_memory, usable_cpus
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
@@ -84,6 +84,24 @@ def int8_peak(isa: str, n_threads: int) -> float:
 def f32_peak(isa: str, n_threads: int) -> float:
     """The same of float32, each product rounded before it is added: the bound of attention. Errors: as ``int8_peak``."""
     return _native.f32_peak(isa, n_threads)
+
+
+def kernel_program(plan: Plan, weights: list[NDArray[np.uint8]], n_threads: int) -> _native.Program:
+    """A plan that stands for itself, its residents as bytes in their native layouts: for measuring single kernels.
+
+    Errors: ValueError for a malformed plan or a resident of a wrong size.
+    """
+    return _native.Program(encode_plan(plan, OPS), weights, 1, n_threads)
+
+
+def pack_trits(trits: NDArray[np.int8], scale: float, n_threads: int) -> NDArray[np.uint8]:
+    """Trits (rows, cols) as the panels that kernels read."""
+    return _native.pack_trits([(trits, scale)], n_threads)
+
+
+def pack_i2s(data: NDArray[np.uint8], rows: int, cols: int, scale: float, n_threads: int) -> NDArray[np.uint8]:
+    """An I2_S tensor of a file, its tail included, as panels. Errors: CodeError for a code 3; ValueError for a wrong size."""
+    return _native.pack_i2s([(data, rows, cols, scale, "128")], n_threads)
 
 
 class CpuBackend:

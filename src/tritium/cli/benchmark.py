@@ -12,6 +12,8 @@ import click
 
 from tritium import env
 from tritium.cli import json_option, note, print_json
+from tritium.cli._benchmark_micro import kernels, quantize
+from tritium.cli._benchmark_sweep import sweep
 from tritium.cli._generation import load_model, model_options
 from tritium.cli._measuring import PROMPT, choose_device, choose_model, prompt_ids, prompt_options
 
@@ -207,3 +209,8 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     from tritium.receipts.files import write_text
 
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+command.add_command(sweep)
+command.add_command(kernels)
+command.add_command(quantize)
