@@ -253,17 +253,17 @@ size_t Executor::choose(size_t step) const {
   return spec.choices.size() - 1;  // the plan covers every T
 }
 
-bool Executor::by_columns(size_t step) const {
-  return prepared_[step].kernels[choose(step)]->layout == std::string_view("i2s_columns");
-}
 
 Division Executor::divide(size_t step) const {
   const StepSpec& spec = plan_.steps[step];
   const int64_t n_workers = pool_->size(), t = rows(spec);
-  if (by_columns(step)) {
-    const int64_t k = spec.ints[0];
-    return {k, round_up(std::max(k / (n_workers * 4), int64_t{1}), kLanes), kLanes, true};
-  }
+  // What a kernel gathers it has to ask for ahead: few long ranges, each of which begins with a wait.
+  const std::string_view layout = prepared_[step].kernels[choose(step)]->layout;
+  const auto gathered = [&](int64_t n, int64_t align) {
+    return Division{n, round_up(std::max(n / (n_workers * 2), int64_t{1}), align), align, true};
+  };
+  if (layout == "i2s_columns") return gathered(spec.ints[0], kLanes);
+  if (layout == "i2_s" && spec.rule->units == Units::panels) return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
   const auto streamed = [&](int64_t n) {
     const int64_t align = n >= 16 * n_workers ? 4 : 1;
     return Division{n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};

@@ -115,7 +115,6 @@ class Executor {
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
   Division divide(size_t step) const;
-  bool by_columns(size_t step) const;
   void tile();
   bool execute(size_t step, int worker, int64_t begin, int64_t end);
   void copy_results();
