@@ -11,12 +11,13 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kRowsAhead = 16;
+constexpr int64_t kRowsAhead = 16, kColumnsAhead = 48;
 constexpr bool kSumsShifted = false;
 
 // vpmaddubsw adds at least −512 and at most 508 to an int16 lane: 64 additions fit, as in i2s_gemv. A block of a row makes two
 // of them in each of two lanes, two columns make one.
-constexpr int64_t kRowBlocks = 32, kPairs = 64;
+constexpr int64_t kRowBlocks = 32;
+static_assert(kColumnsAhead <= 128);
 
 inline __m256i pairs_of(__m256i packed, int shift) {
   return _mm256_and_si256(_mm256_srli_epi32(packed, shift), _mm256_set1_epi8(3));
@@ -46,8 +47,16 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
   return sum_of_codes(q, k);
 }
 
+// Asks for the first lines of a list, which nothing has asked for ahead.
+inline void prefetch_lines(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t b = 0; b < line_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + list[i] * line_bytes + b), _MM_HINT_T1);
+  }
+}
+
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
                           float scale, float* out) {
+  prefetch_lines(w, row_bytes, rows, n < kRowsAhead ? n : kRowsAhead);
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* row = w + rows[i] * row_bytes;
     const uint8_t* ahead = w + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * row_bytes;
@@ -93,7 +102,7 @@ struct HalfBlock {
   add(sums + 20, _mm256_extracti128_si256(second, 1));
 }
 
-// At most 64 pairs of columns × 128 rows, 32 bytes of each column; `ahead` holds as many columns that come later.
+// At most kColumnsAhead columns × 128 rows, 32 bytes of each column; `ahead` holds as many columns that come later.
 inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int32_t* ahead,
                            int64_t n_ahead, const int8_t* codes, int32_t* sums) {
   const __m256i zero = _mm256_setzero_si256();
@@ -127,11 +136,12 @@ inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t
   add_words(sums + 224, s.b3);
 }
 
-// 128 columns at a time, which stay in the second-level cache while their blocks pass through registers.
+// A few columns at a time, which stay in the second-level cache while their blocks pass through registers; the next ones come.
 inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  constexpr int64_t kBatch = 2 * kPairs;
-  for (int64_t i = 0; i < n; i += kBatch) {
-    const int64_t here = n - i < kBatch ? n - i : kBatch, left = n - i - here, there = left < kBatch ? left : kBatch;
+  prefetch_lines(w, column_bytes, columns, n < kColumnsAhead ? n : kColumnsAhead);
+  for (int64_t i = 0; i < n; i += kColumnsAhead) {
+    const int64_t left = n - i, here = left < kColumnsAhead ? left : kColumnsAhead;
+    const int64_t there = left - here < kColumnsAhead ? left - here : kColumnsAhead;
     for (int64_t b = 0; b < column_bytes; b += 64) {
       int32_t* at = sums + 4 * b;
       add_half_block(w + b, column_bytes, columns + i, here, columns + i + here, there, codes + i, at);
