@@ -35,6 +35,7 @@ LOADS: tuple[dict[str, Any], ...] = (
     {"chunk": 7},
     {"max_context": 200, "prefix_cache": False},
     {"head_screen": "on"},
+    {"ffn_sparsity": "on", "threads": 2},
     {"backend": "reference"},
 )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sparse_cases import columns
 from tritium import _native
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS
 
@@ -125,3 +126,26 @@ def test_threads_must_be_a_sensible_number() -> None:
     for n_threads in (0, -1):
         with pytest.raises(ValueError, match="n_threads"):
             _native.pack_i2s([GOOD], n_threads)
+
+
+@pytest.mark.parametrize(("dialect", "shape"), [(d, s) for d, shapes in SHAPES.items() for s in shapes])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_tensor_becomes_columns(dialect: str, shape: tuple[int, int], n_threads: int) -> None:
+    trits = random_trits(*shape)
+    packed = _native.pack_i2s_columns(*file_part(trits, 0.75, dialect), n_threads)
+    assert (packed == columns(trits, 0.75).data).all()
+
+
+def test_columns_of_several_blocks() -> None:
+    trits = random_trits(600, 256)
+    assert (_native.pack_i2s_columns(*file_part(trits, 0.5, "128"), 2) == columns(trits, 0.5).data).all()
+
+
+@pytest.mark.parametrize("at", [0, 37, 600 * 64 - 1])
+def test_a_code_3_is_found_on_the_way_to_columns(at: int) -> None:
+    data, *rest = file_part(random_trits(600, 256), 0.5, "128")
+    broken = np.array(data)
+    broken[at] |= 3
+    with pytest.raises(_native.CodeError) as caught:
+        _native.pack_i2s_columns(broken, *rest, 2)
+    assert caught.value.args[1:3] == (0, at)

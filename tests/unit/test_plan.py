@@ -11,6 +11,8 @@ import pytest
 
 from tiny_models import TINY, write_tiny
 from tritium import backends
+from tritium.backends import KernelRow
+from tritium.backends.cpu import CpuBackend
 from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.formats.gguf import open_gguf
 from tritium.graph import graph_hash
@@ -140,6 +142,45 @@ def test_a_head_that_cannot_be_screened_is_refused(graphs: dict[str, Graph]) -> 
         backends.find("cpu").head_plane("f16", 128256, 1 << 17, "on")
     with pytest.raises(ShapeError, match="head_screen"):
         make_plan(graphs["relu2_mha_tied"], backends.find("cpu"), head_screen="yes")
+
+
+def test_zeros_are_left_out_only_where_a_gate_closes(graphs: dict[str, Graph]) -> None:
+    backend = CpuBackend(("avx512vnni", "scalar"))
+    for name, graph in graphs.items():
+        dense = make_plan(graph, backend, ffn_sparsity="off")
+        assert make_plan(graph, backend).hash == dense.hash, "small matrices have one layout"
+        if "relu2" not in name:
+            with pytest.raises(UnsupportedError, match="no zeros"):
+                make_plan(graph, backend, ffn_sparsity="on")
+            continue
+        sparse = make_plan(graph, backend, ffn_sparsity="on")
+        assert (sparse.graph_hash, sparse.hash == dense.hash) == (dense.graph_hash, False)
+        steps = {s.label: s for s in sparse.steps if s.block == 0 and s.op == "linear"}
+        down = [sparse.residents[c.residents[0]].layout for c in steps["ffn_down"].choices]
+        assert down == ["i2s_columns", "i2s"]
+        assert [c.t_min for c in steps["ffn_down"].choices] == [1, 2]
+        by_rows = graph.config.d_model % 128 == 0
+        assert ("ffn_up" in steps) == by_rows
+        if by_rows:
+            up = steps["ffn_up"]
+            assert [sparse.residents[c.residents[0]].layout for c in up.choices] == ["i2_s", "i2s"]
+            assert up.inputs[2:] == steps["ffn_gate"].outputs
+    with pytest.raises(UnsupportedError, match="no zeros"):
+        make_plan(graphs["relu2_mha_tied"], backends.find("reference"), ffn_sparsity="on")
+    with pytest.raises(ShapeError, match="ffn_sparsity"):
+        make_plan(graphs["relu2_mha_tied"], backend, ffn_sparsity="yes")
+
+
+def test_large_matrices_are_sparse_where_kernels_are_tuned() -> None:
+    def rows(isa: str, layout: str) -> KernelRow | None:
+        return CpuBackend((isa,)).sparse_kernel(layout, 6912, 2560, by_columns=False, ffn_sparsity="auto")
+
+    assert rows("avx512vnni", "i2_s") == KernelRow("i2s_rows_gemv_avx512vnni", 1, 1, "i2_s")
+    assert rows("avx2", "i2_s") == KernelRow("i2s_rows_gemv_avx2", 1, 1, "i2_s")
+    assert [rows(isa, "i2_s") for isa in ("neondot", "scalar")] == [None, None]
+    assert [rows("avx2", layout) for layout in ("i2_s_64", "i2_s_4row", "tq2_0")] == [None] * 3
+    by_columns = CpuBackend(("avx2",)).sparse_kernel("i2_s_64", 2560, 6912, by_columns=True, ffn_sparsity="auto")
+    assert by_columns == KernelRow("i2s_columns_gemv_avx2", 1, 1, "i2s_columns")
 
 
 def test_a_plan_prints_on_a_screen_and_as_json(graphs: dict[str, Graph]) -> None:

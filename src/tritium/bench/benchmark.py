@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from tritium.backends import cpu
 from tritium.bench.process import AnonymousPeak, Energy, forget_peak
+from tritium.bench.sparsity import Sparsity, sparsity
 from tritium.bench.stats import Summary, percentile, summarize
 from tritium.engine.generate import GenerationResult, Observer
 from tritium.engine.model import Model
@@ -219,6 +220,7 @@ class Benchmark:
     token_ms_percentiles: dict[str, float]
     bytes_per_token: float
     bytes_by_part: dict[Part, float]
+    ffn_sparsity: Sparsity | None
     decode_gb_per_s: Summary
     decode_limit_percent: Summary | None
     prefill_gmac_per_s: Summary
@@ -340,6 +342,7 @@ def _summary(
         token_ms_percentiles={f"p{p}": percentile(every_ms, p) for p in (50, 90, 95, 99)},
         bytes_per_token=n_bytes[i] / (tokens - 1),
         bytes_by_part=bytes_by_part(rows),
+        ffn_sparsity=sparsity(runs[i].decode),
         decode_gb_per_s=summarize(read),
         decode_limit_percent=_percent(read, [limit.read_bandwidth_gb_per_s for limit in limits]),
         prefill_gmac_per_s=summarize(multiplied),

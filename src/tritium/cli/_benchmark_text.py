@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tritium.bench.benchmark import Benchmark, OpRow
+    from tritium.bench.sparsity import Sparsity
     from tritium.bench.stats import Summary
 
 
@@ -56,11 +57,24 @@ def _figures(result: Benchmark) -> Iterable[tuple[str, str]]:
     yield "a token", ", ".join(f"{name} {ms:.4g} ms" for name, ms in result.token_ms_percentiles.items())
     parts = ", ".join(f"{part} {n / 1e6:.4g} MB" for part, n in result.bytes_by_part.items())
     yield "bytes a token", f"{result.bytes_per_token / 1e6:.4g} MB: {parts}"
+    if result.ffn_sparsity is not None:
+        yield from _zeros(result.ffn_sparsity)
     if result.joules_per_token is None:
         yield "energy", f"NOT MEASURED: {result.energy_why_not}"
     else:
         yield "energy", f"{_spread(result.joules_per_token, 'J')} a token of prompt and output"
     yield "memory", _memory(result)
+
+
+def _zeros(zeros: Sparsity) -> Iterable[tuple[str, str]]:
+    """What was left out of ffn_up and of ffn_down, whole and layer by layer."""
+    kinds = (
+        ("zero gates", zeros.zero_gates, zeros.zero_gates_by_layer),
+        ("zero codes", zeros.zero_codes, zeros.zero_codes_by_layer),
+    )
+    for name, share, layers in kinds:
+        if share is not None:
+            yield name, f"{100 * share:.1f} %; by layer " + " ".join(f"{100 * layer:.0f}" for layer in layers)
 
 
 def _memory(result: Benchmark) -> str:
