@@ -39,6 +39,11 @@ def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(N
     Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
     """
 
+def copy_to_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """
+    A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.
+    """
+
 def pack_i2s_columns(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """Repack an I2_S tensor into columns. Errors: as pack_i2s."""
 

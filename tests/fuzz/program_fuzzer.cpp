@@ -60,7 +60,7 @@ bool is_small(const tritium::PlanSpec& plan) {
 std::vector<std::vector<uint8_t>> make_residents(const tritium::PlanSpec& plan) {
   std::vector<std::vector<uint8_t>> all;
   for (const auto& r : plan.residents) {
-    const uint8_t fill = r.layout == "i2s" ? 0x19 : r.layout == "f32" ? 0x3c : 0x2c;
+    const uint8_t fill = r.layout.starts_with("i2") ? 0x19 : r.layout == "f32" ? 0x3c : 0x2c;
     all.emplace_back(static_cast<size_t>(r.nbytes), fill);
   }
   return all;

@@ -340,3 +340,42 @@ def test_views_keep_the_program_alive(tiny: tuple[Plan, list[NDArray[np.uint8]]]
     assert keys.any()
     arena[:] = 0
     assert not buffer.any()
+
+
+def sparse_step(layout: str, n: int, k: int, **changes: Any) -> Plan:
+    """One linear of n rows and k columns in a layout for one token, with a gate unless ``gated`` is false."""
+    gated, accumulate, rows = changes.get("gated", True), changes.get("accumulate", 0), changes.get("rows", n)
+    width = -(-n // 16) * 16
+    buffers = tuple(
+        Buffer(name, dtype, "tokens", w, at)
+        for name, dtype, w, at in (("q", "i8", -(-k // 64) * 64, 0), ("scale", "f32", 16, 1 << 20),
+                                   ("gate", "f32", changes.get("gate_width", width), 2 << 20), ("out", "f32", width, 3 << 20))
+    )  # fmt: skip
+    size = n * k // 4 + 32 if layout == "i2_s" else k * -(-rows // 256) * 64 + 64
+    name = {"i2_s": "i2s_rows_gemv_scalar", "i2s_columns": "i2s_columns_gemv_scalar"}[layout]
+    inputs = tuple(Operand(i, 0) for i in range(3 if gated else 2))
+    attrs = {"k": k, "n": n, "group": 0, "act_bits": 8, "accumulate": accumulate}
+    step = Step("linear", "w", 0, inputs, (Operand(3, 0),), attrs, (Choice(name, 1, 1, (0,)),))
+    return Plan(
+        architecture="", backend="cpu", profile="", graph_hash="", max_tokens=1, max_outputs=1, max_context=1,
+        vocab_size=16, n_kv_layers=0, n_kv_heads=0, head_dim=0, kv_block=0, arena_bytes=4 << 20, rope_theta=0.0,
+        rope_factors=(), buffers=buffers, residents=(Resident(("w",), layout, rows, k, size),), steps=(step,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "message"),
+    [
+        ("i2_s", {"accumulate": 1}, "accumulate 0"),
+        ("i2_s", {"accumulate": 1, "gated": False}, "layout"),
+        ("i2_s", {"gate_width": 16}, "columns"),
+        ("i2s_columns", {"rows": 48, "gated": False}, "k columns"),
+    ],
+    ids=str,
+)
+def test_a_sparse_linear_that_cannot_run_is_refused(layout: str, changes: dict[str, Any], message: str) -> None:
+    good = sparse_step(layout, 40, 128, gated=layout == "i2_s")
+    program(good, [np.zeros(good.residents[0].nbytes, np.uint8)])
+    bad = sparse_step(layout, 40, 128, **changes)
+    with pytest.raises(ValueError, match=message):
+        program(bad, [np.zeros(bad.residents[0].nbytes, np.uint8)])
