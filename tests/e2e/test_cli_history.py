@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from command_line import tritium
+from command_line import PROGRAM, tritium
 from receipt_history import START, commit_of, retold, write, write_history
 
+ROOT = Path(__file__).resolve().parents[2]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -87,8 +88,21 @@ def test_compare_two_builds_for_real(scene: Path, tmp_path: Path) -> None:
     document = json.loads(report.read_text(encoding="utf-8"))
     assert (document["verdict"], document["policy"], document["metric"]) == ("INCONCLUSIVE", "pairs", "decode")
     kept = [tmp_path / "kept" / arm for arm in ("before", "after", "control")]
+    assert [path.name for path in (tmp_path / "kept").rglob("*.json")] == ["001.json"] * 3
     again = run(scene, "compare", *kept[:2], "--control", kept[2])
     assert (again.returncode, again.stdout) == (8, compared.stdout)
+
+
+@pytest.mark.nightly
+def test_compare_a_revision_that_is_built_for_it(scene: Path) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    compared = subprocess.run(
+        [*PROGRAM, "compare", "--base", "HEAD", "--pairs", "1", "--tokens", "8", "--repeats", "2", "--json"],
+        cwd=ROOT, capture_output=True, encoding="utf-8", timeout=1800, check=False,
+    )  # fmt: skip
+    assert compared.returncode == 8, compared.stderr
+    assert json.loads(compared.stdout)["builds"]["before"].startswith("HEAD (")
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,24 @@ def build(folder: Path, name: str, factor: float) -> Build:
     return Build(name, (sys.executable, "-c", code))
 
 
+def builds(before: Build, after: Build) -> dict[str, Build]:
+    return {"before": before, "after": after, "control": before}
+
+
+def test_a_copy_has_files_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.py").write_text("1")
+    placed = Build("a", ("python",), tmp_path / "one")
+    copied = placed.copy(tmp_path / "two")
+    assert (tmp_path / "two" / "a.py").read_text() == "1"
+    assert str(tmp_path / "two") in copied.command[-1]
+    assert installed().copy(tmp_path / "three") == installed()
+
+
 def test_rounds_mirror_each_other(tmp_path: Path) -> None:
     told: list[str] = []
     samples = run_rounds(
-        build(tmp_path, "b", 1.0), build(tmp_path, "a", 1.05), WORKLOAD, tmp_path / "kept", n_pairs=3, metric="decode",
+        builds(build(tmp_path, "b", 1.0), build(tmp_path, "a", 1.05)), WORKLOAD, tmp_path / "kept", n_pairs=3, metric="decode",
         budget_ns=1 << 62, tell=told.append,
     )  # fmt: skip
     assert (tmp_path / "log").read_text().split() == ["b", "a", "b"] * 3
@@ -122,7 +136,7 @@ def test_rounds_mirror_each_other(tmp_path: Path) -> None:
 def test_time_ends_the_rounds(tmp_path: Path) -> None:
     now = iter(range(0, 10**12, 10**9))
     samples = run_rounds(
-        build(tmp_path, "b", 1.0), build(tmp_path, "a", 1.0), WORKLOAD, tmp_path / "kept", n_pairs=50, metric="decode",
+        builds(build(tmp_path, "b", 1.0), build(tmp_path, "a", 1.0)), WORKLOAD, tmp_path / "kept", n_pairs=50, metric="decode",
         budget_ns=5 * 10**9, tell=lambda _: None, clock=lambda: next(now),
     )  # fmt: skip
     assert 2 <= len(samples["after"]) < 6
@@ -137,7 +151,11 @@ def test_builds_that_are_none(tmp_path: Path) -> None:
         find_build("nowhere", tmp_path, tmp_path)
     broken = Build("broken", (sys.executable, "-c", "import sys; sys.exit('no such option')"))
     with pytest.raises(UnsupportedError, match=r"a build does not run: broken: got no such option"):
-        run_rounds(broken, broken, WORKLOAD, tmp_path, n_pairs=1, metric="decode", budget_ns=1, tell=lambda _: None)
+        run_rounds(
+            builds(broken, broken), WORKLOAD, tmp_path, n_pairs=1, metric="decode", budget_ns=1, tell=lambda _: None
+        )
     silent = Build("silent", (sys.executable, "-c", ""))
     with pytest.raises(UnsupportedError, match="wrote no receipt: silent"):
-        run_rounds(silent, silent, WORKLOAD, tmp_path, n_pairs=1, metric="decode", budget_ns=1, tell=lambda _: None)
+        run_rounds(
+            builds(silent, silent), WORKLOAD, tmp_path, n_pairs=1, metric="decode", budget_ns=1, tell=lambda _: None
+        )

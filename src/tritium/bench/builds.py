@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,10 +20,24 @@ _LONGEST_BUILD_S = 1800
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """``command`` is the start of a command line that runs this build's ``tritium``."""
+    """``command`` is the start of a command line that runs this build's ``tritium``.
+
+    ``package`` is the folder that it was put into, None for a build that was there before.
+    """
 
     name: str
     command: tuple[str, ...]
+    package: Path | None = None
+
+    def copy(self, package: Path) -> Build:
+        """The same from files of its own in ``package``: other pages of memory. A build that was there before is itself.
+
+        Errors: OSError.
+        """
+        if self.package is None:
+            return self
+        shutil.copytree(self.package, package)
+        return _from_package(package, self.name)
 
 
 def installed() -> Build:
@@ -52,10 +67,15 @@ def _install(what: str, target: Path, name: str) -> Build:
     # The requirements of the build are those of this environment, so that both sides are compiled by the same tools.
     options = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", str(target))
     _run([sys.executable, "-m", "pip", "install", "-q", *options, what], name)
+    return _from_package(target, name)
+
+
+def _from_package(target: Path, name: str) -> Build:
+    """The build in a folder, run by this interpreter."""
     places = dict.fromkeys([str(target), sysconfig.get_path("platlib"), sysconfig.get_path("purelib")])
     # Without site, the finder of an editable installation is not there to come first.
     code = f"import sys; sys.path[:0] = {list(places)!r}; {_MAIN}"
-    return Build(name, (sys.executable, "-S", "-P", "-c", code))
+    return Build(name, (sys.executable, "-S", "-P", "-c", code), target)
 
 
 def _archive(repository: Path, commit: str) -> bytes:

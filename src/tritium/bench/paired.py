@@ -54,12 +54,16 @@ class Workload:
     threads: int | None
 
 
-def run_sample(build: Build, workload: Workload, path: Path) -> Sample:
-    """Run a build once and read its receipt. Errors: UnsupportedError with the build's own words if it fails."""
+def run_sample(build: Build, workload: Workload, path: Path, running: Path) -> Sample:
+    """Run a build once and read its receipt, which it writes to ``running`` and which then lies at ``path``.
+
+    All arms get command lines of one length: another one moves the stack, and that alone makes a difference.
+    Errors: UnsupportedError with the build's own words if it fails.
+    """
     w = workload
     threads = () if w.threads is None else ("--threads", str(w.threads))
     command = [*build.command, "run", w.prompt, "-m", w.model, "-n", str(w.tokens), "--no-chat", "--repeats", str(w.repeats),
-               *threads, "--receipt", str(path)]  # fmt: skip
+               *threads, "--receipt", str(running)]  # fmt: skip
     try:
         subprocess.check_output(
             command, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, encoding="utf-8", errors="replace",
@@ -67,27 +71,27 @@ def run_sample(build: Build, workload: Workload, path: Path) -> Sample:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise UnsupportedError("a build does not run", where=build.name, got=last_words(error)) from None
-    if not path.exists():
+    if not running.exists():
         raise UnsupportedError("a build wrote no receipt", where=build.name)
+    running.replace(path)
     return read_sample(path)
 
 
 def run_rounds(
-    before: Build, after: Build, workload: Workload, folder: Path, *, n_pairs: int, metric: str,
+    builds: Mapping[str, Build], workload: Workload, folder: Path, *, n_pairs: int, metric: str,
     budget_ns: int, tell: Callable[[str], None], clock: Clock = time.perf_counter_ns,
 ) -> dict[str, list[Sample]]:  # fmt: skip
-    """Receipts of ``n_pairs`` rounds by arm, one file each under ``folder``, fewer if ``budget_ns`` ends before.
+    """Run the builds of all arms in ``n_pairs`` rounds, fewer if ``budget_ns`` ends before; a receipt each under ``folder``.
 
     Only the first round is run if the exact gates refuse it. Errors: as ``run_sample``.
     """
-    builds = {"before": before, "after": after, "control": before}
     samples: dict[str, list[Sample]] = {arm: [] for arm in ARMS}
 
     def measurement(arm: str) -> Callable[[], float]:
         def measure() -> float:
             place = folder / arm / f"{len(samples[arm]) + 1:03d}.json"
             place.parent.mkdir(parents=True, exist_ok=True)
-            samples[arm].append(run_sample(builds[arm], workload, place))
+            samples[arm].append(run_sample(builds[arm], workload, place, folder / "running.json"))
             tell(f"{arm} {len(samples[arm])} of {n_pairs}")
             return METRICS[metric](samples[arm][-1].receipt) or 0.0
 
@@ -141,8 +145,7 @@ def judge_samples(samples: Mapping[str, Sequence[Sample]], policy: str, metric: 
     if policy == "ratchet":
         return together([judge_ratchet(_speeds(before), _speeds(after)), exact])
     if policy == "classic":
-        middle = [_median_speed(before), _median_speed(after)]
-        return together([judge_classic(*middle), exact])
+        return together([judge_classic(_median_speed(before), _median_speed(after)), exact])
     if not _in_rounds([[_started(sample) for sample in samples.get(arm, ())] for arm in ARMS]):
         reason = "the receipts were not written in rounds of before, after and control: they cannot be paired"
         return together([Decision("INCONCLUSIVE", (reason,)), exact])

@@ -7,10 +7,13 @@ What cannot be compared is INCONCLUSIVE, what is no figure at all FAILs; neither
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tritium.bench.significance import shift, signed_ranks
 from tritium.bench.verdict import Decision
@@ -21,37 +24,73 @@ POLICIES = ("pairs", "ratchet", "classic", "envelope")
 
 @dataclass(frozen=True, slots=True)
 class PairsPolicy:
-    """Bounds of the paired test: shares of the time before.
+    """Bounds of the paired test, as shares of the time before where they are percent.
 
     The rank test alone would call any reliable difference a regression, a bound alone any noise: both have to agree.
     """
 
-    least_pairs: int = 10
-    max_p: float = 0.01
-    warn: float = 0.02
-    fail: float = 0.03
-    too_good: float = 0.10
-    control: float = 0.01
-    confidence: float = 0.95
+    least_pairs: int
+    max_p: float
+    warn_percent: float
+    fail_percent: float
+    too_good_percent: float
+    control_percent: float
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
 class RatchetPolicy:
-    """Bounds between sessions: shares of the release set's speed.
+    """Bounds between sessions, as shares of the release set's speed.
 
-    ``session_noise`` is the standard deviation of one session's median; a loss beyond ``certain`` deviations of a difference
-    of two is no noise, one within ``allowed`` no finding, and between them only interleaved pairs can tell.
+    ``session_noise_percent`` is the standard deviation of one session's median; a loss beyond ``certain_deviations`` of a
+    difference of two is no noise, one within ``allowed_percent`` no finding, and between them only interleaved pairs can tell.
     """
 
-    allowed: float = 0.05
-    session_noise: float = 0.0266
-    certain: float = 3.0
-    too_good: float = 0.10
+    allowed_percent: float
+    session_noise_percent: float
+    certain_deviations: float
+    too_good_percent: float
 
 
-PAIRS = PairsPolicy()
-RATCHET = RatchetPolicy()
-CLASSIC_PASS, CLASSIC_ATTENTION = 0.95, 1.10
+@dataclass(frozen=True, slots=True)
+class ClassicPolicy:
+    """Bounds of one speed as shares of another."""
+
+    pass_percent: float
+    attention_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A documented band of decode speeds of a 2-billion-weight model: tokens a second, widened by a tolerance at both ends."""
+
+    name: str
+    backend: str
+    low: float
+    high: float
+    tolerance_percent: float
+    kernels: Sequence[str]
+    is_validation_only: bool
+
+    @property
+    def least(self) -> float:
+        """The lowest speed inside."""
+        return self.low * (1 - self.tolerance_percent / 100)
+
+    @property
+    def most(self) -> float:
+        """The highest speed inside."""
+        return self.high * (1 + self.tolerance_percent / 100)
+
+
+POLICY_FILE = Path(__file__).with_name("regression.toml")
+_BYTES = POLICY_FILE.read_bytes()
+_TREE = tomllib.loads(_BYTES.decode("utf-8"))
+POLICY_SHA256 = hashlib.sha256(_BYTES).hexdigest()
+PAIRS = PairsPolicy(**_TREE["pairs"])
+RATCHET = RatchetPolicy(**_TREE["ratchet"])
+CLASSIC = ClassicPolicy(**_TREE["classic"])
+ENVELOPES = tuple(Envelope(**row) for row in _TREE["envelope"])
 
 
 def usable(figure: float | None) -> bool:
@@ -79,9 +118,9 @@ def judge_pairs(
 ) -> Decision:  # fmt: skip
     """Times of two builds, pair by pair from one job; ``control`` holds a second measurement of ``before`` in each round.
 
-    Slower is FAIL from ``fail`` on and ATTENTION from ``warn`` on, if the exact signed-rank test finds it, too. PASS says
-    that a slow-down of ``fail`` is excluded; noise that cannot exclude it, or that makes one build differ from itself, is
-    INCONCLUSIVE.
+    Slower is FAIL from ``fail_percent`` on and ATTENTION from ``warn_percent`` on, if the exact signed-rank test finds it, too.
+    PASS says that a slow-down of ``fail_percent`` is excluded; noise that cannot exclude it, or that makes one build differ
+    from itself, is INCONCLUSIVE.
     """
     wrong = _unusable([*before, *control], after, name)
     if wrong is not None:
@@ -107,16 +146,16 @@ def judge_pairs(
         "control_p": same.p,
     }
     told = f"{name} {middle:+.2%} ({low:+.2%} to {high:+.2%}), p {ranks.p_greater:.2g}, {n} pairs"
-    if same.p < policy.max_p and abs(floor) >= policy.control:
+    if same.p < policy.max_p and 100 * abs(floor) >= policy.control_percent:
         reason = f"one build differs from itself by {floor:+.2%} (p {same.p:.2g}): the noise forbids a verdict"
         return Decision("INCONCLUSIVE", (reason, told), figures)
-    if ranks.p_greater < policy.max_p and middle >= policy.warn:
-        is_failure = middle >= policy.fail
-        bound = policy.fail if is_failure else policy.warn
-        return Decision("FAIL" if is_failure else "ATTENTION", (f"slower: {told}, bound {bound:.0%}",), figures)
-    if high >= policy.fail:
-        return Decision("INCONCLUSIVE", (f"a slow-down of {policy.fail:.0%} is not excluded: {told}",), figures)
-    if ranks.p_less < policy.max_p and middle <= 1 / (1 + policy.too_good) - 1:
+    if ranks.p_greater < policy.max_p and 100 * middle >= policy.warn_percent:
+        is_failure = 100 * middle >= policy.fail_percent
+        bound = policy.fail_percent if is_failure else policy.warn_percent
+        return Decision("FAIL" if is_failure else "ATTENTION", (f"slower: {told}, bound {bound:g}%",), figures)
+    if 100 * high >= policy.fail_percent:
+        return Decision("INCONCLUSIVE", (f"a slow-down of {policy.fail_percent:g}% is not excluded: {told}",), figures)
+    if ranks.p_less < policy.max_p and middle <= 1 / (1 + policy.too_good_percent / 100) - 1:
         return Decision("ATTENTION", (f"faster than is plausible without a reason: {told}",), figures)
     return Decision("PASS", (told,), figures)
 
@@ -131,21 +170,23 @@ def judge_ratchet(
     old, fresh = ([f for f in side if f is not None] for side in (release, current))
     ratio = statistics.median(fresh) / statistics.median(old)
     spread = sum(1.4826 * _mad(side) / statistics.median(side) for side in (old, fresh))
-    certain = policy.certain * max(math.sqrt(2) * policy.session_noise, spread)
+    noise = max(math.sqrt(2) * policy.session_noise_percent / 100, spread)
+    allowed = policy.allowed_percent / 100
+    certain = policy.certain_deviations * noise
     figures = {"ratio": ratio, "certain_loss": certain, "n_release": len(old), "n_current": len(fresh)}
     told = f"{ratio:.1%} of the release set's median speed"
-    if ratio <= 1 - max(certain, policy.allowed):
+    if ratio <= 1 - max(certain, allowed):
         return Decision("FAIL", (f"slower: {told}",), figures)
-    if ratio < 1 - policy.allowed:
+    if ratio < 1 - allowed:
         hint = "interleaved pairs decide: tritium compare --base COMMIT"
         return Decision("INCONCLUSIVE", (f"{told}, within the noise between sessions; {hint}",), figures)
-    if ratio >= 1 + policy.too_good:
+    if 100 * (ratio - 1) >= policy.too_good_percent:
         return Decision("ATTENTION", (f"{told}: check that it is plausible",), figures)
     return Decision("PASS", (told,), figures)
 
 
-def judge_classic(baseline: float | None, current: float | None) -> Decision:
-    """One speed against another: below 95 % FAIL, from 110 % ATTENTION."""
+def judge_classic(baseline: float | None, current: float | None, policy: ClassicPolicy = CLASSIC) -> Decision:
+    """One speed against another: FAIL below ``pass_percent``, ATTENTION from ``attention_percent`` on."""
     wrong = _unusable([baseline], [current], "speed")
     if wrong is not None:
         return wrong
@@ -154,41 +195,11 @@ def judge_classic(baseline: float | None, current: float | None) -> Decision:
     ratio = current / baseline
     told = f"{current:.4g} tok/s is {ratio:.1%} of {baseline:.4g}"
     figures = {"ratio": ratio, "baseline": baseline, "current": current}
-    if ratio < CLASSIC_PASS:
-        return Decision("FAIL", (f"{told}: below {CLASSIC_PASS:.0%}",), figures)
-    if ratio >= CLASSIC_ATTENTION:
+    if 100 * ratio < policy.pass_percent:
+        return Decision("FAIL", (f"{told}: below {policy.pass_percent:g}%",), figures)
+    if 100 * ratio >= policy.attention_percent:
         return Decision("ATTENTION", (f"{told}: too good without a check that it is plausible",), figures)
     return Decision("PASS", (told,), figures)
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A documented band of decode speeds of a 2-billion-weight model: tokens a second, widened by ``tolerance`` at both ends."""
-
-    name: str
-    backend: str
-    low: float
-    high: float
-    tolerance: float
-    kernels: tuple[str, ...]
-    is_validation_only: bool = False
-
-    @property
-    def least(self) -> float:
-        """The lowest speed inside."""
-        return self.low * (1 - self.tolerance)
-
-    @property
-    def most(self) -> float:
-        """The highest speed inside."""
-        return self.high * (1 + self.tolerance)
-
-
-ENVELOPES = (
-    Envelope("QK256 validation", "cpu", 0.1, 0.1, 0.0, ("qk256_scalar",), is_validation_only=True),
-    Envelope("CPU I2_S", "cpu", 10, 20, 0.15, ("i2s_gemv", "attention_real")),
-    Envelope("GPU mixed precision", "cuda", 50, 100, 0.25, ("gemm",)),
-)
 
 
 def judge_envelope(

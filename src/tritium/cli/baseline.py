@@ -144,6 +144,7 @@ def compare(
     """Hold RECEIPTS, files or folders, against their baseline. [default: ci/inference.json]"""
     from tritium.bench.baseline import judge_receipts, read_release
     from tritium.bench.figures import read_samples
+    from tritium.bench.regression import POLICY_SHA256
     from tritium.bench.verdict import together
 
     samples = read_samples(receipts or (Path("ci/inference.json"),))
@@ -153,7 +154,7 @@ def compare(
     for sample in samples:
         groups.setdefault(sample.key, []).append(sample)
     decision = together(judge_receipts(group, baselines, entries, policy) for group in groups.values())
-    finish(context, decision, as_json)
+    finish(context, decision, as_json, policy=policy, policy_sha256=POLICY_SHA256)
 
 
 def _candidates(directory: Path, released: list[Path | None]) -> list[Baseline]:

@@ -67,6 +67,7 @@ def command(
     """
     from tritium.bench.figures import read_samples
     from tritium.bench.paired import judge_samples
+    from tritium.bench.regression import POLICY_SHA256
 
     if (before is None) == (not receipts):
         raise click.UsageError("give either --base BUILD or the receipts BEFORE and AFTER")
@@ -89,7 +90,7 @@ def command(
         samples, names = _measure(before, after, workload, keep, pairs, seconds, metric)
         chosen = policy or "pairs"
     decision = judge_samples(samples, chosen, metric)
-    more = {"policy": chosen, "metric": metric, "builds": names}
+    more = {"policy": chosen, "policy_sha256": POLICY_SHA256, "metric": metric, "builds": names}
     write_report(decision, report, **more)
     finish(context, decision, as_json, **more)
 
@@ -109,11 +110,12 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="tritium-compare-") as name:
         folder = Path(name)
         note(f"building {before}")
-        one = find_build(before, folder / "before", Path.cwd())
-        other = installed() if after is None else find_build(after, folder / "after", Path.cwd())
+        one = find_build(before, folder / "one", Path.cwd())
+        other = installed() if after is None else find_build(after, folder / "two", Path.cwd())
         note(f"{one.name} against {other.name}")
+        builds = {"before": one, "after": other, "control": one.copy(folder / "six" / "package")}
         samples = run_rounds(
-            one, other, workload, keep or folder / "receipts", n_pairs=pairs, metric=metric, budget_ns=seconds * 10**9,
+            builds, workload, keep or folder / "receipts", n_pairs=pairs, metric=metric, budget_ns=seconds * 10**9,
             tell=note,
         )  # fmt: skip
     return samples, {"before": one.name, "after": other.name, "control": one.name}
