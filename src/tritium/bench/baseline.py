@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tritium.bench.figures import FIGURES, Key, Sample, differences, judge_exact, key_of, read_sample
+from tritium.bench.figures import FIGURES, Key, Sample, differences, digits, judge_exact, key_of, read_sample
 from tritium.bench.regression import judge_classic, judge_envelope, judge_ratchet, usable
 from tritium.bench.stats import summarize
 from tritium.bench.verdict import Decision, together
@@ -321,7 +321,7 @@ def promote(baseline: Baseline, release: Path, *, reason: str | None, moment: da
         assert now.tok_s is not None
         decision = judge_classic(now.tok_s, median)
         if median < now.tok_s:
-            told = f"{median:.4g} tok/s is below the released {now.tok_s:.4g}: give --reason TEXT"
+            told = f"{digits(median)} tok/s is below the released {digits(now.tok_s)}: give --reason TEXT"
             return Decision("FAIL", (told,), decision.figures)
         if decision.word == "ATTENTION":
             told = "never a baseline by itself: give --reason TEXT"
@@ -338,4 +338,4 @@ def promote(baseline: Baseline, release: Path, *, reason: str | None, moment: da
     document.setdefault(key.backend, {})[name] = row
     document["metadata"] = {**document.get("metadata", {}), "updated": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
     write_json(document, release)
-    return Decision("PASS", (f"{name}: {median:.4g} tok/s released",), {"name": name, **row})
+    return Decision("PASS", (f"{name}: {digits(median)} tok/s released",), {"name": name, **row})

@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from tritium.bench.figures import digits
 from tritium.bench.history import Trend
 
 COLORS = {
@@ -199,7 +200,7 @@ def bars_chart(rows: Sequence[tuple[str, float, float, float]], label: str) -> s
         axes.hlines(ys, [row[2] for row in rows], [row[3] for row in rows], color=INK, linewidth=1.4)
         for y, row in zip(ys, rows, strict=True):
             axes.annotate(
-                f"{row[1]:.4g}", (row[3], y), xytext=(7, 0), textcoords="offset points", va="center", fontweight="bold"
+                digits(row[1]), (row[3], y), xytext=(7, 0), textcoords="offset points", va="center", fontweight="bold"
             )
         axes.set_yticks(ys, [row[0] for row in rows])
         axes.tick_params(axis="y", labelcolor=INK)

@@ -17,6 +17,11 @@ REQUIRED = "kernels=E3,model=E3,speed=E2"
 """What a receipt has to reach before its speed counts."""
 
 
+def digits(value: float) -> str:
+    """A figure for people: four significant digits, whole numbers from a thousand on."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """Receipts of one key may be compared.

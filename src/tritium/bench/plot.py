@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tritium.bench.figures import digits
+
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 LABEL = 10
 
@@ -37,7 +39,7 @@ def plot(values: Sequence[float], cuts: Sequence[int] = (), *, width: int = 64, 
             light(min(x + dx, columns - 1), min(y + dy, rows - 1))
     labels = {0: top, height // 2: (top + bottom) / 2, height - 1: bottom}
     return [
-        f"{f'{labels[row]:.4g}' if row in labels else '':>{LABEL - 2}} │"
+        f"{digits(labels[row]) if row in labels else '':>{LABEL - 2}} │"
         + "".join(chr(0x2800 + dots) for dots in line).rstrip("⠀")
         for row, line in enumerate(grid)
     ]

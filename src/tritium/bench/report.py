@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tritium.bench.figures import FIGURES
+from tritium.bench.figures import FIGURES, digits
 from tritium.bench.history import Row, Trend, trends
 from tritium.errors import UnsupportedError
 from tritium.gates import Policy, read_policy
@@ -93,6 +93,7 @@ def render(rows: Iterable[Row], metric: str, moment: datetime) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["digits"] = digits
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         moment=moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),

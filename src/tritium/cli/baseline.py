@@ -67,7 +67,7 @@ def _parity(model: str, backend: str, samples: list[Sample]) -> dict[str, Any]:
 def add(receipts: tuple[Path, ...], directory: Path, model: str, parity: str, as_json: bool) -> None:
     """Make sets of RECEIPTS, files or folders, and write them to a folder of today's date."""
     from tritium.bench.baseline import collect, write_set
-    from tritium.bench.figures import read_samples
+    from tritium.bench.figures import digits, read_samples
 
     samples = read_samples(receipts)
     now = datetime.now(UTC)
@@ -79,7 +79,7 @@ def add(receipts: tuple[Path, ...], directory: Path, model: str, parity: str, as
     for path, document in zip(paths, documents, strict=True):
         speed = document["performance"]["tokens_per_second"]
         click.echo(
-            f"{path}: {speed['n']} receipts, {speed['median']:.4g} tok/s, parity {document['parity']['replay']['status']}"
+            f"{path}: {speed['n']} receipts, {digits(speed['median'])} tok/s, parity {document['parity']['replay']['status']}"
         )
 
 
@@ -90,7 +90,7 @@ def add(receipts: tuple[Path, ...], directory: Path, model: str, parity: str, as
 def list_sets(directory: Path, commit: str | None, as_json: bool) -> None:
     """Show the sets of the archive, the oldest first, and dated single receipts."""
     from tritium.bench.baseline import archive, is_set, read_set
-    from tritium.bench.figures import read_sample
+    from tritium.bench.figures import digits, read_sample
 
     rows: list[dict[str, Any]] = []
     for path in archive(directory):
@@ -118,7 +118,7 @@ def list_sets(directory: Path, commit: str | None, as_json: bool) -> None:
         return
     for row in rows:
         speed = row["tokens_per_second"]
-        told = f"{speed:.4g} tok/s" if isinstance(speed, (int, float)) else "no speed"
+        told = f"{digits(speed)} tok/s" if isinstance(speed, (int, float)) else "no speed"
         click.echo(
             f"{row['path']}  {row['n']} receipts  {told}  {row.get('commit', '')[:12]}  {row['verdict']}".rstrip()
         )

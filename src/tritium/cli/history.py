@@ -82,12 +82,14 @@ def list_receipts(everything: bool, as_json: bool, **options: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tritium.bench.figures import digits
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("when", "commit", "model", "workload", "machine", "isa", "thr", "tok/s", "MB", "verdict"):
         table.add_column(name, justify="right" if name in ("thr", "tok/s", "MB") else "left", overflow="fold")
     for row in rows:
         commit = row.commit_id[:8] + ("+" if row.is_dirty else "")
-        figures = ["" if f is None else f"{f:.4g}" for f in (row.tokens_per_second, row.rss_mb)]
+        figures = ["" if f is None else digits(f) for f in (row.tokens_per_second, row.rss_mb)]
         table.add_row(
             row.timestamp[:16].replace("T", " "), commit, row.model_name, row.workload.split(" ")[0],
             row.machine, row.isa, str(row.threads or ""), *figures, row.verdict,
@@ -137,6 +139,7 @@ def _document(trend: Trend) -> dict[str, Any]:
 
 def _print(trend: Trend) -> None:
     """A title, the plot, and a line for each change."""
+    from tritium.bench.figures import digits
     from tritium.bench.plot import plot
 
     click.secho(f"{trend.model_name} {trend.key.workload.split()[0]}", bold=True, nl=False)
@@ -148,9 +151,7 @@ def _print(trend: Trend) -> None:
     )
     for point in trend.points:
         is_worse = (point.change > 0) == (trend.metric != "tokens_per_second")
-        told = (
-            f"{point.change:+.1%} at {trend.sessions[point.index].label}: {point.before:.4g} became {point.after:.4g}"
-        )
+        told = f"{point.change:+.1%} at {trend.sessions[point.index].label}: {digits(point.before)} became {digits(point.after)}"
         click.secho(f"{'':10}{told}, p {point.p:.2g}", fg="red" if is_worse else "green")
     click.echo()
 
