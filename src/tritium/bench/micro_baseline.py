@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tritium.backends import cpu
 from tritium.bench.host import fingerprint
 from tritium.bench.micro import Series
-from tritium.bench.regression import CLASSIC_ATTENTION, CLASSIC_PASS
+from tritium.bench.regression import CLASSIC
 from tritium.bench.verdict import Decision, Word, together
 from tritium.errors import FormatError
 
@@ -109,9 +109,9 @@ def _row(series: Series, i: int, kept: Kept) -> Decision | None:
     least, median, _ = before
     share = least / point.ns
     word: Word = "PASS"
-    if share >= CLASSIC_ATTENTION:
+    if 100 * share >= CLASSIC.attention_percent:
         word = "ATTENTION"
-    elif share < CLASSIC_PASS:
+    elif 100 * share < CLASSIC.pass_percent:
         word = "FAIL" if point.ns > median else "INCONCLUSIVE"
     if word == "PASS":
         return Decision(word, ())
