@@ -272,10 +272,14 @@ class Sampler:
             token = int(np.argmax(adjusted))
         else:
             token = draw_full(adjusted, params, self._random_bits(position))
+        self.remember(token)
+        return token, None if params.logprobs is None else logprobs_of(raw, token, params.logprobs)
+
+    def remember(self, token: int) -> None:
+        """Count a token of the output, where penalties need it; ``choose`` does so with its own."""
         if self._seen is not None and self._counts is not None:
             self._seen[token] = True
             self._counts[token] += 1
-        return token, None if params.logprobs is None else logprobs_of(raw, token, params.logprobs)
 
     def _random_bits(self, position: int) -> int:
         high, low, _, _ = philox(self.params.seed, self.sequence, position)

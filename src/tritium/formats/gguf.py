@@ -95,6 +95,7 @@ class GGUFFile:
         metadata: dict[str, MetaValue] = {}
         self._spans: dict[str, tuple[int, int]] = {}
         self._digests: dict[str, str] | None = None
+        self._sha256: str | None = None
         for _ in range(n_keys):
             start = cursor.position
             key = cursor.name("a key")
@@ -222,13 +223,16 @@ class GGUFFile:
         return digest.hexdigest()
 
     def sha256(self) -> str:
-        """SHA-256 of the whole file, in hexadecimal."""
+        """SHA-256 of the whole file, in hexadecimal; read once, then remembered."""
+        if self._sha256 is not None:
+            return self._sha256
         digest = hashlib.sha256()
         with memoryview(self._map) as view:
             for start in range(0, len(view), 1 << 24):
                 digest.update(view[start : start + (1 << 24)])
                 self._forget(start, min(start + (1 << 24), len(view)))
-        return digest.hexdigest()
+        self._sha256 = digest.hexdigest()
+        return self._sha256
 
     def _where(self, name: str) -> str:
         return f"{self.path}: tensor {name}"

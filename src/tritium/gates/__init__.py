@@ -31,6 +31,8 @@ read_policy = _policy.read_policy
 compare = _together.compare
 
 CLASSIC = "classic"
+REEXECUTED = ("replay_ids", "openings")
+"""Checks whose value says in words how much was computed again."""
 NO_DEMANDS = Demands()
 NO_LOG = LogEvidence()
 
@@ -161,7 +163,7 @@ def _notes(value: Mapping[str, Any], checks: Iterable[Check]) -> dict[str, str]:
     run, ledger = facts.run, facts.ledger
     body = next(f for f in ledger["families"] if f["family"] == "body")
     notes["output"] = f"{len(run['token_ids'])}/{run['max_tokens']} ids, {run['finish_reason']}"
-    replayed = [str(c.value) for c in checks if c.id == "replay_ids" and c.status == "PASS"]
+    replayed = [str(c.value) for c in checks if c.id in REEXECUTED and c.status == "PASS"]
     notes["output"] = replayed[0] if replayed else notes["output"]
     notes["model"] = f"{facts.config['architecture']} {facts.model['sha256'][:16]}"
     notes["kernels"] = (

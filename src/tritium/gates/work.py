@@ -220,6 +220,8 @@ def _head(facts: Facts) -> Check:
         return check(
             "head_macs", "E3", False, found["threshold"], found["rescore"], "What sets the threshold reaches it"
         )
+    if found[HEAD] != rows["full"] * width:
+        return check("head_macs", "E3", False, found[HEAD], rows["full"] * width, "rows · d_model, in full")
     macs = found[HEAD] + found["rescore"] + spared["rescore"]
     bound = (rows["full"] + rows["screened"]) * width
     if found["rescore"] != rows["rescored"] * width:
