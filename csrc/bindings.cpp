@@ -318,6 +318,9 @@ void bind_program(nb::module_& m) {
              executor.copy_block(source, target);
            },
            "source"_a, "target"_a, "Copy a cache block in all layers. Errors: ValueError for a block out of range.")
+      .def("knock_out", [](Program& self, std::string_view kernel) { return self.executor().knock_out(kernel); }, "kernel"_a,
+           "Let the kernel of this id do nothing from now on, and all others their work; \"\" brings all back. Returns the number of\n"
+           "steps' choices that it was in.")
       .def("buffer", [](nb::handle_t<Program> self, int64_t index) { return buffer(self, index); }, "index"_a,
            "A writable view (rows, width) of a buffer of the arena.")
       .def("arena",

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <string_view>
 #include <vector>
 
 #include "commitment.h"
@@ -69,6 +70,10 @@ class Executor {
   void reset_counters();
   void copy_block(int64_t source, int64_t target);
 
+  // Puts kernels that do nothing in the place of the one of this id, and all others back; an empty id puts all back. Returns the
+  // number of places. For experiments on what a run depends on.
+  int64_t knock_out(std::string_view kernel);
+
   // To be called in a child process before anything else: locks and threads of the parent are not there.
   void renew_after_fork();
 
@@ -91,6 +96,7 @@ class Executor {
     size_t first_counter;
     bool follows_freely;  // can run on some rows before the steps ahead of it have run on the others
     Role role;
+    std::vector<const Kernel*> whole = {};  // the kernels, while some are knocked out
   };
   struct Tally {
     uint64_t macs = 0, macs_skipped = 0, bytes = 0;

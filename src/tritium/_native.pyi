@@ -130,6 +130,12 @@ class Program:
         Copy a cache block in all layers. Errors: ValueError for a block out of range.
         """
 
+    def knock_out(self, kernel: str) -> int:
+        """
+        Let the kernel of this id do nothing from now on, and all others their work; "" brings all back. Returns the number of
+        steps' choices that it was in.
+        """
+
     def buffer(self, index: int) -> NDArray:
         """A writable view (rows, width) of a buffer of the arena."""
 

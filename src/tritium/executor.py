@@ -9,7 +9,7 @@ import numpy as np
 
 from tritium import backends
 from tritium.backends import TensorSource
-from tritium.errors import ShapeError
+from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan, encode_plan
 from tritium.ops import OPS
 from tritium.types import Batch, StepResult, Trace, TraceLevel
@@ -34,6 +34,7 @@ class Executor:
             raise ShapeError("the cache needs a block", expected="kv_blocks of at least 1", got=kv_blocks)
         self.plan = plan
         self.kv_blocks = kv_blocks
+        self.knocked_out: str | None = None
         binary = encode_plan(plan, OPS)
         self._program = backends.find(plan.backend).program(plan, binary, source, n_threads, kv_blocks, store)
 
@@ -64,6 +65,17 @@ class Executor:
     def reset_trace(self) -> None:
         """Set all counters to zero."""
         self._program.reset_counts()
+
+    def knock_out(self, kernel: str | None) -> None:
+        """Let a kernel do nothing, for experiments on what a run depends on; None brings it back. No receipt comes of such runs.
+
+        Errors: UnsupportedError for a kernel that is not in the plan, or a back end whose kernels cannot be taken away.
+        """
+        take = getattr(self._program, "knock_out", None)
+        if take is None:
+            raise UnsupportedError("kernels cannot be knocked out", where=f"back end {self.plan.backend}")
+        take(kernel)
+        self.knocked_out = kernel
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy a cache block in all layers: a shared block that a sequence is about to write."""

@@ -285,6 +285,11 @@ class CpuProgram:
         """Copy a cache block in all layers."""
         self._native.copy_block(source, target)
 
+    def knock_out(self, kernel: str | None) -> None:
+        """Let a kernel do nothing; None brings it back. Errors: UnsupportedError for one that the plan does not have."""
+        if not self._native.knock_out(kernel or "") and kernel is not None:
+            raise UnsupportedError("no such kernel in the plan", got=kernel)
+
     def close(self) -> None:
         """Release the native executor: weights, cache, threads."""
         del self._native

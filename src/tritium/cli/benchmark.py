@@ -88,6 +88,11 @@ class _Benchmark(click.Group):
     is_flag=True,
     help="Run a back end that computes nothing; its receipt says so and no judge accepts it.",
 )
+@click.option(
+    "--knockout",
+    is_flag=True,
+    help="Instead of measuring, run without each kernel in turn: exit 1 if one is missed by nothing.",
+)
 @json_option
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> None:
@@ -100,7 +105,14 @@ def command(context: click.Context, /, **options: Any) -> None:
     The receipt records the run whose decoding took the middle time, and the outcome and time of the others; "tritium
     verify-receipt" judges it. --json prints it. A run that fails writes none.
     """
-    if context.invoked_subcommand is None:
+    is_knockout = options.pop("knockout")
+    if context.invoked_subcommand is not None:
+        return
+    if is_knockout:
+        from tritium.cli._knockout import print_knockout
+
+        print_knockout(**options)
+    else:
         _benchmark(**options)
 
 

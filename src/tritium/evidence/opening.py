@@ -167,7 +167,9 @@ class Check:
                 hidden = known[node.inputs[0]]
                 assert hidden is not None
                 return hidden
-            run: Callable[..., F32 | None] = getattr(self, f"_{node.op}")
+            run: Callable[..., F32 | None] | None = getattr(self, f"_{node.op}", None)
+            if run is None:
+                raise UnsupportedError("opening", where=node.op)
             known[node.outputs[0]] = run(node, known, rows, found, position, token, layers)
         raise GateError("the graph has no head")
 

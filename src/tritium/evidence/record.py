@@ -64,6 +64,9 @@ def build_receipt(
     if model.plan.backend == "null" or not trace.counts:
         raise NumericsError("no receipt", where="the run", expected="a back end that computes", got=model.plan.backend)
     n = len(result.token_ids)
+    missing = model.engine.executor.knocked_out
+    if missing is not None:
+        raise NumericsError("no receipt", where="the run", expected="all kernels", got=f"none of {missing}")
     times = _running_sum(result.token_ns)
     everything = (result, *repeats)
     outcomes = {(r.token_ids, r.logits_sha256) for r in everything}
