@@ -412,22 +412,6 @@ void Executor::copy_block(int64_t source, int64_t target) {
   }
 }
 
-int64_t Executor::knock_out(std::string_view kernel) {
-  static constexpr Kernel kNothing{"", "", "", "", 1, 0, [](const Call&, int64_t, int64_t, Work&) {}};
-  const std::lock_guard lock(*mutex_);
-  int64_t n = 0;
-  for (Prepared& p : prepared_) {
-    if (p.whole.empty()) p.whole = p.kernels;
-    p.kernels = p.whole;
-    for (const Kernel*& k : p.kernels) {
-      if (kernel.empty() || kernel != k->id) continue;
-      k = &kNothing;
-      ++n;
-    }
-  }
-  return n;
-}
-
 void Executor::renew_after_fork() {
   if (pool_->usable()) return;
   // The parent may have forked while another of its threads held the lock.
