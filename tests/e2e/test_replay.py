@@ -169,6 +169,18 @@ def test_a_run_and_its_replay_from_the_command_line(tmp_path: Path) -> None:
     assert "FAIL E5 replay_ids" in refused.stdout
 
 
+def test_a_nonce_goes_into_the_trace(tmp_path: Path) -> None:
+    path = tmp_path / "receipt.json"
+    assert tritium("run", "a", "-n", "3", "--receipt", path, "--nonce", "question-1").returncode == 0
+    receipt = json.loads(path.read_text(encoding="utf-8"))
+    assert receipt["evidence"]["trace"]["nonce"] == "question-1"
+    assert outcome(receipt) == EVERYTHING
+    receipt["evidence"]["trace"]["nonce"] = "question-2"
+    assert outcome(receipt)["replay_trace"] == "FAIL"
+    assert tritium("run", "a", "--nonce", "question-1").returncode == 2
+    assert tritium("run", "a", "--receipt", path, "--nonce", "with space").returncode == 2
+
+
 def test_a_path_in_a_receipt_is_not_opened(tmp_path: Path) -> None:
     """The file that the receipt names would do; the verifier gave another one."""
     receipt = forgery.positive()

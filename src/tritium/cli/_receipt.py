@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 class Recording:
     """The runs of one receipt: the first one is recorded, further ones show that its outcome comes again.
 
-    ``path`` None records without writing: strict mode judges every run.
+    ``path`` None records without writing: strict mode judges every run. ``nonce`` is what a verifier sent.
     """
 
-    def __init__(self, model: Model, params: SamplingParams, path: Path | None, repeats: int | None) -> None:
-        self._model, self._params, self._path = model, params, path
+    def __init__(
+        self, model: Model, params: SamplingParams, path: Path | None, repeats: int | None, nonce: str | None = None
+    ) -> None:
+        self._model, self._params, self._path, self._nonce = model, params, path, nonce
         least = 2 if env.is_deterministic() and path is not None else 1
         self._n_runs = max(repeats or 1, least)
         self._first: Recorder | None = None
@@ -34,7 +36,7 @@ class Recording:
 
         if self._first is not None:
             return None
-        self._first = recorder(self._model)
+        self._first = recorder(self._model, self._nonce)
         return self._first
 
     def finish(self, result: GenerationResult, start: Callable[[], Stream]) -> None:

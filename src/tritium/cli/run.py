@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1000),
     help="Runs of a receipt; equal outcomes of two or more say deterministic. [default: 1]",
 )
+@click.option("--nonce", help="With --receipt: what a verifier sent; the trace of the run commits to it.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the text; measure nothing.")
 def command(
@@ -55,6 +56,7 @@ def command(
     parse_special: bool,
     receipt: Path | None,
     repeats: int | None,
+    nonce: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -76,6 +78,8 @@ def command(
         raise click.UsageError("--logprobs needs --json")
     if repeats is not None and receipt is None:
         raise click.UsageError("--repeats needs --receipt")
+    if nonce is not None:
+        _check_nonce(nonce, receipt)
     if prompt is None:
         prompt = _read(file)
     cancel = threading.Event()
@@ -84,7 +88,9 @@ def command(
         applied = model.has_chat_template if chat is None else chat
         if applied and parse_special:
             raise click.UsageError("--parse-special needs --no-chat: a template's text is its own")
-        recording = Recording(model, params, receipt, repeats) if receipt is not None or env.is_strict() else None
+        recording = (
+            Recording(model, params, receipt, repeats, nonce) if receipt is not None or env.is_strict() else None
+        )
         settings: dict[str, Any] = {"cancel": cancel, "measure": not quiet or recording is not None}
 
         def start() -> Stream:
@@ -119,6 +125,19 @@ def command(
             note(f"receipt {receipt}")
     if result.finish_reason == "cancelled":
         click.get_current_context().exit(130)
+
+
+def _check_nonce(nonce: str, receipt: Path | None) -> None:
+    """Errors: UsageError."""
+    from tritium.errors import FormatError
+    from tritium.receipts.statement import check_nonce
+
+    if receipt is None:
+        raise click.UsageError("--nonce needs --receipt")
+    try:
+        check_nonce(nonce, "--nonce")
+    except FormatError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _read(file: Path | None) -> str:

@@ -210,6 +210,16 @@ def test_an_answer_to_another_nonce(scene: Scene) -> None:
     assert failed(scene.checks(bare, LogEvidence(), Demands(nonce="fresh"))) == ["freshness"]
 
 
+def test_a_nonce_put_on_a_run_that_answered_another(scene: Scene) -> None:
+    """Signed with the verifier's nonce; the trace was made for an earlier question."""
+    made = receipt()
+    made["evidence"]["trace"] = {"nonce": "yesterday"}
+    envelope = scene.sign(made, None, "today")
+    checks = scene.checks(envelope, LogEvidence(), Demands(nonce="today"))
+    assert "freshness" in failed(checks)
+    assert checks["freshness"].value == "yesterday"
+
+
 def test_a_replay_that_nobody_asked_a_nonce_for_is_in_doubt(scene: Scene) -> None:
     envelope, intent, result = scene.run()
     assert "freshness" in undecided(scene.checks(envelope, LogEvidence(), Demands()))
