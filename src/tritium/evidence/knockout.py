@@ -2,7 +2,7 @@
 
 A kernel that is named in a receipt and whose absence changes nothing did no work there. Each one is made to do nothing in turn,
 the same prompt is run again, and trace root, tokens and last logits are compared with those of the whole model; and the work of
-the other kernels, for some only spare others work and leave the result as it is.
+the kernels, for some only spare others work ("work") or prove that there is none ("own_work", which the ledger demands to the integer).
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ def knock_out(model: Model, prompt: Sequence[int], n_tokens: int) -> tuple[Outco
             executor.knock_out(None)
         names = ("root", "output_sha256", "logits_sha256")
         changed = [name for name in names if getattr(outcome, name) != getattr(whole, name)]
-        work, whole_work = ({k: n for k, n in each.macs if k != kernel} for each in (outcome, whole))
-        rows.append(Knockout(kernel, outcome, (*changed, *(["work"] if work != whole_work else []))))
+        before, after = dict(whole.macs), dict(outcome.macs)
+        if {**before, kernel: 0} != {**after, kernel: 0}:
+            changed.append("work")
+        elif before[kernel] != after.get(kernel, 0):
+            changed.append("own_work")
+        rows.append(Knockout(kernel, outcome, tuple(changed)))
     again = _run(model, prompt, n_tokens)
     if again != whole:
         raise NumericsError("knock-out", where="the whole model", expected=whole.root, got=again.root)
