@@ -2,7 +2,8 @@
 
 A kernel that is named in a receipt and whose absence changes nothing did no work there. Each one is made to do nothing in turn,
 the same prompt is run again, and trace root, tokens and last logits are compared with those of the whole model; and the work of
-the kernels, for some only spare others work ("work") or prove that there is none ("own_work", which the ledger demands to the integer).
+the kernels, for some only spare others work ("work"), or prove that there is none ("own_work", which the ledger demands to the
+integer).
 """
 
 from __future__ import annotations
