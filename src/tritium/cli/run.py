@@ -78,8 +78,7 @@ def command(
         raise click.UsageError("--logprobs needs --json")
     if repeats is not None and receipt is None:
         raise click.UsageError("--repeats needs --receipt")
-    if nonce is not None:
-        _check_nonce(nonce, receipt)
+    _check_nonce(nonce, receipt)
     if prompt is None:
         prompt = _read(file)
     cancel = threading.Event()
@@ -127,11 +126,13 @@ def command(
         click.get_current_context().exit(130)
 
 
-def _check_nonce(nonce: str, receipt: Path | None) -> None:
+def _check_nonce(nonce: str | None, receipt: Path | None) -> None:
     """Errors: UsageError."""
     from tritium.errors import FormatError
     from tritium.receipts.statement import check_nonce
 
+    if nonce is None:
+        return
     if receipt is None:
         raise click.UsageError("--nonce needs --receipt")
     try:
