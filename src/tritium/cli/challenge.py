@@ -38,11 +38,12 @@ def command() -> None:
     "--layers", type=click.IntRange(0, 4096), default=2, show_default=True, help="Layers whose attention is opened."
 )
 @_output
-def open_(receipt: Path, positions: int, layers: int, output: Path) -> None:
+@json_option
+def open_(receipt: Path, positions: int, layers: int, output: Path, as_json: bool) -> None:
     """Choose random positions and layers of RECEIPT's trace."""
     from tritium.evidence.challenge import ask_openings
 
-    _write(output, ask_openings(_receipt(receipt), time.time_ns(), positions, layers))
+    _write(output, ask_openings(_receipt(receipt), time.time_ns(), positions, layers), as_json)
 
 
 @command.command()
@@ -68,7 +69,7 @@ def run(model: Path | None, prompt_tokens: int, tokens: int, address: Path | Non
     finally:
         file.close()
     if address is None:
-        _write(output, challenge)
+        _write(output, challenge, as_json)
         return
     start = time.perf_counter_ns()
     answer = ask(address, json.dumps(challenge).encode())
@@ -143,8 +144,10 @@ def _conclude(receipt: bytes, checks: list[Check], as_json: bool) -> None:
     click.get_current_context().exit(verdict.exit_code or (8 if undecided or not checks else 0))
 
 
-def _write(path: Path, challenge: dict[str, Any]) -> None:
+def _write(path: Path, challenge: dict[str, Any], as_json: bool) -> None:
     from tritium.receipts.files import write_text
 
     write_text(path, json.dumps(challenge) + "\n")
+    if as_json:
+        print_json(challenge)
     note(f"{path}: send it to the runner; he answers with tritium respond")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tritium.cli import note
+from tritium.cli import json_option, note, print_json
 from tritium.cli._generation import load_model, model_options
 from tritium.cli._socket import serve
 
@@ -26,8 +26,15 @@ _path = click.Path(path_type=Path)
     "--listen", "address", type=_path, metavar="SOCKET", help="Answer challenges to run at this local socket."
 )
 @click.option("--once", is_flag=True, help="With --listen: one challenge, then end.")
+@json_option
 def command(
-    challenge: Path | None, receipt: Path | None, output: Path | None, address: Path | None, once: bool, **options: Any
+    challenge: Path | None,
+    receipt: Path | None,
+    output: Path | None,
+    address: Path | None,
+    once: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Answer CHALLENGE, a file of "tritium challenge": a run is done now, openings are computed again from the receipt.
 
@@ -57,6 +64,8 @@ def command(
             output.write_bytes(_answer(data, str(challenge), model, bandwidth(model)))
     else:
         output.write_bytes(_openings(data, str(challenge), receipt, options["model"]))
+    if as_json:
+        print_json({"challenge": str(challenge), "answer": str(output), "nbytes": output.stat().st_size})
     note(f"{output}: the answer to {challenge}")
 
 
