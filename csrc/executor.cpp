@@ -271,7 +271,7 @@ Division Executor::divide(size_t step) const {
   switch (spec.rule->units) {
     case Units::rows:
       // Below two rows the others' help costs more than it saves; of few rows at a time a chain's steps find each other's in cache.
-      return {t, std::clamp(t / (n_workers * 4), int64_t{2}, int64_t{4})};
+      return {t, std::clamp(t / (n_workers * 4), int64_t{2}, int64_t{together_.size() > 1 ? 4 : 16})};
     case Units::vocab_groups:
       return streamed((plan_.vocab_size + kPanelRows - 1) / kPanelRows);
     case Units::panels: {

@@ -456,6 +456,11 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
     positions = g.permutation(context)[:t].astype(np.int32)
     positions[-1] = context - 1 if context - 1 not in positions[:-1] else positions[-1]
     slots, tables = g.integers(0, 2, t, np.int32), _tables(g, n_blocks)
+    if interleaved and t > 2:
+        # One sequence after another token of another one, across the border of a block where there are two.
+        positions = (min(block, context - t) - 3 + np.arange(t)).astype(np.int32)
+        slots[:] = 1
+        slots[0] = 0
     style = "interleaved" if interleaved else "half"
 
     def rotated(x: F32) -> F32:
