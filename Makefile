@@ -71,8 +71,9 @@ arm-driver:
 	  cmake --build $(ARM_BUILD) --parallel $(JOBS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
 # Limits, ours and peers in one run, at most 15 minutes after the files (4.7 GB in build/bench) are there. Peers run where their
-# environments exist: `make bench-peers` compiles llama.cpp, `make crossval` installs transformers.
+# environments exist: `make bench-peers` compiles llama.cpp, `make crossval` installs transformers. Kernels alone come first.
 bench: build
+	$(PY) -m benchmarks.lab --check
 	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --transformers $(PEERS)/bin/python
 
 # Ours and the limits, at most 2 minutes.

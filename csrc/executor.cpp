@@ -277,7 +277,7 @@ Division Executor::divide(size_t step) const {
     case Units::panels: {
       const int64_t n = (spec.ints[1] + kPanelRows - 1) / kPanelRows;
       if (t == 1) return streamed(n);
-      return {n, std::clamp(round_up(n / (n_workers * 8), 2), int64_t{2}, int64_t{16}), 2, true};
+      return {n, std::clamp(round_up(n / (n_workers * 4), 2), int64_t{2}, int64_t{32}), 2, true};
     }
     case Units::row_heads: {
       const int64_t units = static_cast<int64_t>(tiles_.size() - 1) * plan_.n_kv_heads;

@@ -65,11 +65,11 @@ inline void finish(__m256i acc, int32_t total, float scale, bool accumulate, flo
 }
 
 // The widest tile: 6 × 2 accumulators leave 4 registers. Up to kStreamed tokens a panel is read as it is stored. kTokens tokens and
-// kPanels panels at most are multiplied at once: 24 KB of activations, 96 KB of sums in the scratch memory.
+// kPanels panels at most are multiplied at once: 24 KB of activations, 192 KB of sums in the scratch memory.
 constexpr int64_t kTile = 6;
 constexpr int64_t kStreamed = 16;
 constexpr int64_t kTokens = 96;
-constexpr int64_t kPanels = 16;
+constexpr int64_t kPanels = 32;
 
 // int16 sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors in memory.
 template <int T>

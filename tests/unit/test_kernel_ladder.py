@@ -1,0 +1,40 @@
+"""The kernel ladder counts what it runs, and notices a kernel that has lost its speed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.lab.bench import Bench, Pass, Point
+from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, lost
+from tritium import _native
+
+TINY = Point("linear", 3, 100, 50)
+
+
+@pytest.mark.parametrize("op", ["linear", "rmsnorm_quantize", "relu2_mul", "silu_mul"])
+@pytest.mark.parametrize("isa", _native.isas())
+def test_a_bench_runs_every_op_on_every_instruction_set(op: str, isa: str) -> None:
+    point = replace(TINY, op=op, n=50 if op == "linear" else 0)
+    done = Bench(point, isa, 1).run()
+    assert done.ns > 0
+    assert done.macs == (3 * 100 * 50 if op == "linear" else 0)
+
+
+def test_a_ladder_begins_with_the_definition() -> None:
+    isas = tuple(reversed(_native.isas()))
+    rows = list(climb(TINY, isas, 1, 0.01))
+    assert [row.rung for row in rows] == [REFERENCE, *isas]
+    assert all(row.gmac_per_s > 0 for row in rows)
+    assert rows[0].limit_percent is None
+    assert all(row.limit_percent is not None and row.limit_percent > 0 for row in rows[1:])
+
+
+def test_a_kernel_below_its_share_is_named() -> None:
+    (isa, t), least = next(iter(LEAST_PERCENT.items()))
+    point = next(p for p in POINTS if p.op == "linear" and p.t == t)
+    slow, right = (Row(point, isa, Pass(1, 1, 1), percent) for percent in (least - 0.1, least))
+    assert [line.startswith(f"{isa}: linear") for line in lost([slow, right], isa)] == [True]
+    assert not list(lost([slow], "scalar"))
+    assert not list(lost([replace(slow, point=replace(point, t=5))], isa))
