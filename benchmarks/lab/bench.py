@@ -61,7 +61,7 @@ class Bench:
         split = _INPUTS[point.op]
         operands = tuple(Operand(i, 0) for i in range(len(buffers)))
         n_residents = n_steps if weights.size else 0
-        rows = point.n or 1
+        rows = -(-point.n // 16) * 16 or 1
         self._program = _native.Program(
             encode_plan(
                 Plan(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from benchmarks.lab.bench import Bench, Pass, Point
 from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, lost
+
 from tritium import _native
 
 TINY = Point("linear", 3, 100, 50)
