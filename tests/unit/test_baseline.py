@@ -108,6 +108,22 @@ def test_other_output_is_not_the_same_baseline(tmp_path: Path) -> None:
     assert all(d.is_equal for d in differences(samples[0].receipt, samples[1].receipt))
 
 
+def test_receipts_that_scatter_make_no_baseline(tmp_path: Path) -> None:
+    factors = (1.0, 1.2, 0.8, 1.25, 0.7)
+    paths = [write(retold(f, START, commit_of(0)), tmp_path / f"{i}.json") for i, f in enumerate(factors)]
+    with pytest.raises(GateError, match="scatter too much"):
+        collect(read_samples(paths), PARITY, MOMENT)
+
+
+def test_two_builds_of_a_commit_are_no_set(tmp_path: Path) -> None:
+    samples = session(tmp_path)
+    receipt = json.loads(json.dumps(samples[2].receipt))
+    receipt["evidence"]["build"]["compiler"] = "another 1.0"
+    other = read_sample(write(receipt, tmp_path / "other" / "a.json"))
+    with pytest.raises(GateError, match="different builds"):
+        collect([*samples[:2], other, *samples[3:]], PARITY, MOMENT)
+
+
 def test_two_commits_are_two_sets(tmp_path: Path) -> None:
     session(tmp_path, 0)
     assert len(collect(session(tmp_path, 1), PARITY, MOMENT)) == 2

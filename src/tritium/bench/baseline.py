@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tritium.bench.figures import FIGURES, Key, Sample, differences, digits, judge_exact, key_of, read_sample
-from tritium.bench.regression import judge_classic, judge_envelope, judge_ratchet, usable
+from tritium.bench.regression import RATCHET, judge_classic, judge_envelope, judge_ratchet, spread, usable
 from tritium.bench.stats import summarize
 from tritium.bench.verdict import Decision, together
 from tritium.errors import FormatError, GateError
@@ -71,8 +71,8 @@ def refusal(sample: Sample) -> str | None:
 def collect(samples: Iterable[Sample], parity: Mapping[str, Any], moment: datetime) -> list[dict[str, Any]]:
     """The documents of the sets that these receipts make, one for each key and commit.
 
-    Errors: GateError for a receipt that makes no baseline, too few of a key, two that are one run, or two that differ in a
-    fact that binds.
+    Errors: GateError for a receipt that makes no baseline, too few of a key, two that are one run or of two builds, two that
+    differ in a fact that binds, or speeds that scatter.
     """
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -99,7 +99,10 @@ def _describe(group: Sequence[Sample], parity: Mapping[str, Any], moment: dateti
     times = {tuple(sample.receipt["evidence"]["run"]["token_ns"]) for sample in group}
     if len(times) < len(group):
         raise GateError("two receipts of one run", where=key.slug, expected=f"{len(group)} runs", got=len(times))
+    _check_spread(group, key)
     for sample in group[1:]:
+        if sample.receipt["evidence"]["build"] != first.receipt["evidence"]["build"]:
+            raise GateError("receipts of different builds of one commit", where=str(sample.path))
         for found in differences(first.receipt, sample.receipt):
             if not found.is_equal:
                 raise GateError(
@@ -130,6 +133,16 @@ def _describe(group: Sequence[Sample], parity: Mapping[str, Any], moment: dateti
             for index, sample in enumerate(_by_time(group), 1)
         ],
     }
+
+
+def _check_spread(group: Sequence[Sample], key: Key) -> None:
+    speeds = [speed for sample in group if (speed := FIGURES["tokens_per_second"](sample.receipt)) is not None]
+    found = 100 * spread(speeds)
+    if found > RATCHET.spread_percent:
+        raise GateError(
+            "the receipts scatter too much for a baseline", where=key.slug, expected=f"{RATCHET.spread_percent:g} % or less",
+            got=f"{found:.3g} %", hint="Measure while nothing else runs",
+        )  # fmt: skip
 
 
 def _by_time(group: Iterable[Sample]) -> list[Sample]:

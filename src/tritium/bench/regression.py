@@ -50,6 +50,7 @@ class RatchetPolicy:
     session_noise_percent: float
     certain_deviations: float
     too_good_percent: float
+    spread_percent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,7 @@ def judge_ratchet(
         return wrong
     old, fresh = ([f for f in side if f is not None] for side in (release, current))
     ratio = statistics.median(fresh) / statistics.median(old)
-    spread = sum(1.4826 * _mad(side) / statistics.median(side) for side in (old, fresh))
-    noise = max(math.sqrt(2) * policy.session_noise_percent / 100, spread)
+    noise = max(math.sqrt(2) * policy.session_noise_percent / 100, spread(old) + spread(fresh))
     allowed = policy.allowed_percent / 100
     certain = policy.certain_deviations * noise
     figures = {"ratio": ratio, "certain_loss": certain, "n_release": len(old), "n_current": len(fresh)}
@@ -236,6 +236,7 @@ def _has_all(kernels: Sequence[str], names: Sequence[str]) -> bool:
     return all(any(kernel == name or kernel.startswith(name + "_") for kernel in kernels) for name in names)
 
 
-def _mad(values: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
+    """How far values scatter about their median, as a share of it: 1.4826 median absolute deviations."""
     middle = statistics.median(values)
-    return statistics.median(abs(v - middle) for v in values)
+    return 1.4826 * statistics.median(abs(v - middle) for v in values) / middle
