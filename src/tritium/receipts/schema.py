@@ -191,8 +191,7 @@ _LEDGER = _object(
         "macs_skipped_by_reason": _object({"zero_gate": _count(), "zero_code": _count()}),
         "head_rows": _object({"screened": _count(), "rescored": _count(), "full": _count()}),
         "quantized_fraction": _number(0, 1),
-    },
-    optional=("macs_skipped_by_reason",),
+    }
 )
 _STAGE = _object({"name": {"type": "string", "enum": ["embed", "forward", "logits", "sample"]}, "ns": _count(),
                   "percent": _number(0, 100)})  # fmt: skip
