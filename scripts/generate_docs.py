@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from tritium import env, numerics, profile
+from tritium.bench import flame_report
 from tritium.cli import EXIT_CODES, program
 from tritium.receipts import schema
 
@@ -101,10 +102,12 @@ def main() -> int:
         ("cli.md", cli_page()),
         ("environment.md", environment_page()),
         ("numerics.md", numerics_page()),
+        ("baselines/perf/FLAMEGRAPH_README.md", flame_report.guide("phase2_10tok")),
         ("receipt.schema.json", json.dumps(schema.RECEIPT, indent=2) + "\n"),
     ):
         path = DOCS / name
         if "--check" not in sys.argv[1:]:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != page:
             print(f"docs/{name} is stale: run 'make docs'", file=sys.stderr)

@@ -173,10 +173,10 @@ def build_summary(where: Host, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def guide() -> str:
-    """How to draw, read and compare flame graphs; the same on every machine."""
+def guide(picture: str) -> str:
+    """How to draw, read and compare flame graphs; the same on every machine. ``picture`` is the one that it shows."""
     kinds = "\n".join(f"| {text} | {_ABOUT[kind]} |" for kind, text in LEGEND.items())
-    return _GUIDE.replace("KINDS", kinds)
+    return _GUIDE.replace("KINDS", kinds).replace("PICTURE", picture)
 
 
 _ABOUT = {
@@ -195,6 +195,8 @@ _GUIDE = """# Flame graphs: a guide
 
 `tritium flamegraph` runs a model, lets the executor count the time of every kernel in every layer, and draws it. No profiler and
 no permission is needed, nothing is sampled and nothing is estimated: the frames of a run add up to its wall time.
+
+![A flame graph](flamegraphs/PICTURE.svg)
 
 ```sh
 tritium flamegraph -m demo --device cpu
@@ -234,8 +236,8 @@ viewer that runs no scripts shows the same picture, still.
 ## Comparing two
 
 ```sh
-tritium flamegraph --output-dir build/before
-tritium flamegraph --output-dir build/after
+tritium flamegraph -m demo --device cpu --output-dir build/before
+tritium flamegraph -m demo --device cpu --output-dir build/after
 tritium flamegraph diff build/before/flamegraphs/phase2_10tok.collapsed build/after/flamegraphs/phase2_10tok.collapsed
 ```
 

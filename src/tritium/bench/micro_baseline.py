@@ -29,14 +29,15 @@ class Kept:
 def conditions(n_threads: int) -> dict[str, str]:
     """What has to be equal for two figures to be comparable, and where they are from."""
     where = fingerprint()
-    source = "unknown" if where.source is None else where.source.commit
+    source = where.source
+    commit = "unknown" if source is None else source.commit + (" with changes of its own" if source.is_dirty else "")
     return {
         "cpu": where.machine.cpu or "unknown",
         "n_cpus": str(where.machine.n_cpus),
         "isa": cpu.isas()[0],
         "threads": str(n_threads),
         "compiler": where.compiler,
-        "commit": source,
+        "commit": commit,
     }
 
 

@@ -105,7 +105,7 @@ def _draw(
             sampled = _sampled(model, ids, n, sampler, seconds, pictures)
             graphs.append(_write(model, runs, n, prompt, len(ids), where, sampled, pictures))
     write_text(pictures / "README.md", flame_report.index(graphs))
-    write_text(output_dir / "FLAMEGRAPH_README.md", flame_report.guide())
+    write_text(output_dir / "FLAMEGRAPH_README.md", flame_report.guide(graphs[-1].name))
     write_text(output_dir / "BUILD_SUMMARY.md", flame_report.build_summary(where, graphs[0].command))
     if as_json:
         print_json({"folder": str(pictures), "graphs": [asdict(graph) for graph in graphs]})
