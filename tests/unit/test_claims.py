@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,15 @@ def test_the_command_refuses_a_false_sentence_and_corrects_it(
     assert f"{value(project):.1f} tok/s" in page.read_text(encoding="utf-8")
     page.write_text("It is 3× faster than others.\n", encoding="utf-8")
     assert invoke(["docs-audit", "--fix"]) == 1
+
+
+def test_what_git_ignores_is_no_documentation(tmp_path: Path) -> None:
+    pages = tmp_path / "docs" / "measured"
+    pages.mkdir(parents=True)
+    (pages / "report.md").write_text("It decodes 24.1 tok/s.\n", encoding="utf-8")
+    assert invoke(["docs-audit", "--root", str(tmp_path)]) == 1
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert invoke(["docs-audit", "--root", str(tmp_path)]) == 1
+    (tmp_path / ".gitignore").write_text("/docs/measured/\n", encoding="utf-8")
+    assert invoke(["docs-audit", "--root", str(tmp_path)]) == 0
+    assert invoke(["docs-audit", str(pages / "report.md")]) == 1

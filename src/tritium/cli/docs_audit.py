@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ DEFAULT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "examples")
 @click.option("--fix", "do_fix", is_flag=True, help="Write the numbers that the evidence gives into the pages.")
 @json_option
 def command(paths: tuple[Path, ...], root: Path, do_fix: bool, as_json: bool) -> None:
-    """Check the Markdown files PATHS, or all below a folder; without PATHS the documentation of the current project.
+    """Check the Markdown files PATHS, or all below a folder that git does not ignore; without PATHS the project's own.
 
     A claim of performance is a number with tok/s, GB/s and the like, or with ms, ×, %, MB in a sentence that speaks
     of performance. It must be followed by a comment that binds it, <!-- bound: FILE#FIELD speed=E2 -->, to a receipt
@@ -66,7 +67,20 @@ def command(paths: tuple[Path, ...], root: Path, do_fix: bool, as_json: bool) ->
 
 def _pages(places: tuple[Path, ...]) -> Iterator[Path]:
     for place in places:
-        yield from sorted(place.rglob("*.md")) if place.is_dir() else (place,)
+        yield from _below(place) if place.is_dir() else (place,)
+
+
+def _below(folder: Path) -> list[Path]:
+    """The pages below a folder but those that git ignores: what a measurement wrote is evidence, no claim."""
+    pages = sorted(folder.rglob("*.md"))
+    names = "".join(f"{page.resolve()}\0" for page in pages)
+    command = ["git", "-C", str(folder), "check-ignore", "--stdin", "-z"]
+    try:
+        done = subprocess.run(command, input=names, capture_output=True, encoding="utf-8", check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return pages
+    ignored = set(done.stdout.split("\0"))
+    return [page for page in pages if str(page.resolve()) not in ignored]
 
 
 def _options() -> dict[str, frozenset[str]]:
