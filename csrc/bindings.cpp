@@ -177,7 +177,8 @@ class Program {
            const In<int32_t, 2>& block_tables, const In<int32_t, 1>& outputs, int64_t top_k,
            const std::optional<Out<float, 2>>& logits, const std::optional<Out<int32_t, 2>>& ids,
            const std::optional<Out<float, 2>>& values, const std::optional<Out<uint8_t, 2>>& columns,
-           const std::optional<Out<uint8_t, 2>>& hidden, const std::optional<Out<uint8_t, 2>>& rows) {
+           const std::optional<Out<uint8_t, 2>>& hidden, const std::optional<Out<uint8_t, 2>>& rows,
+           const std::optional<In<float, 1>>& temperatures, const std::optional<Out<float, 2>>& rest) {
     StepRequest request{{tokens.data(), tokens.size()},
                         {positions.data(), positions.size()},
                         {slots.data(), slots.size()},
@@ -194,6 +195,11 @@ class Program {
     if (columns) request.trace.columns = checked(*columns, t, kDigestBytes, "columns");
     if (hidden) request.trace.hidden = checked(*hidden, n, kDigestBytes, "hidden");
     if (rows) request.trace.rows = checked(*rows, t, executor_->trace_row_bytes(), "rows");
+    if (temperatures) {
+      if (static_cast<int64_t>(temperatures->size()) != n) throw std::invalid_argument("temperatures: expected one for each output");
+      request.temperatures = temperatures->data();
+    }
+    if (rest) request.rest = checked(*rest, n, 3, "rest");
     Executor& executor = this->executor();
     Failure failure;
     {
@@ -292,13 +298,26 @@ void bind_program(nb::module_& m) {
       .def("step", &Program::step, "tokens"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
            "block_tables"_a.noconvert(), "outputs"_a.noconvert(), "top_k"_a, "logits"_a.noconvert().none(),
            "ids"_a.noconvert().none(), "values"_a.noconvert().none(), "columns"_a.noconvert() = nb::none(),
-           "hidden"_a.noconvert() = nb::none(), "rows"_a.noconvert() = nb::none(),
+           "hidden"_a.noconvert() = nb::none(), "rows"_a.noconvert() = nb::none(), "temperatures"_a.noconvert() = nb::none(),
+           "rest"_a.noconvert() = nb::none(),
            "Run the plan on T tokens; the interpreter's lock is released.\n\n"
            "Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits\n"
            "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,\n"
-           "rows (T, trace_row_bytes) u8; each where given.\n"
+           "rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of\n"
+           "what is no candidate over the best one's, and how many are sure; each where given.\n"
            "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit\n"
            "the plan; RuntimeError while another thread is in a step.")
+      .def("project",
+           [](Program& self, int64_t output, const Out<float, 1>& logits) {
+             Executor& executor = self.executor();
+             if (static_cast<int64_t>(logits.size()) != executor.plan().vocab_size) {
+               throw std::invalid_argument("logits: expected one for each token of the vocabulary");
+             }
+             const nb::gil_scoped_release unlocked;
+             executor.project(output, logits.data());
+           },
+           "output"_a, "logits"_a.noconvert(),
+           "Write all logits (vocab,) f32 of one output of the last step. Errors: ValueError if that step had no such output.")
       .def("failure", &Program::failure,
            "What the last failed step reported: (code, step, row), code \"not_finite\", \"kv_overflow\" or \"none\".")
       .def("counters", &counters,

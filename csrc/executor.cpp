@@ -33,7 +33,7 @@ std::string at_step(size_t step, const StepSpec& spec) { return "step " + std::t
 
 Executor::Role Executor::role_of(std::string_view op) {
   if (op == "screen" || op == "threshold" || op == "refine" || op == "rescore") return Role::screened_head;
-  return op == "logits_projection" ? Role::full_head : op == "select" ? Role::select : Role::any;
+  return op == "logits_projection" ? Role::full_head : op == "select" ? Role::select : op == "tail" ? Role::tail : Role::any;
 }
 
 Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> residents, int64_t kv_blocks, int n_threads)
@@ -81,6 +81,7 @@ void Executor::bind_residents(std::span<const std::span<const uint8_t>> resident
 
 void Executor::prepare() {
   prepared_.reserve(plan_.steps.size());
+  uint64_t planes = 0;
   for (size_t i = 0, chain = 0; i < plan_.steps.size(); ++i) {
     const StepSpec& spec = plan_.steps[i];
     const std::string_view name = spec.rule->name;
@@ -90,6 +91,9 @@ void Executor::prepare() {
     has_select_ |= role == Role::select;
     has_screen_ |= role == Role::screened_head;
     if (role == Role::full_head) last_projection_ = i;
+    if (role == Role::tail) tail_ = i;
+    if (name == "rescore") planes_are_smaller_ = planes < plan_.residents[spec.choices[0].residents[0]].nbytes;
+    if (name == "screen") planes = plan_.residents[spec.choices[0].residents[0]].nbytes;
     if (spec.rule->units == Units::row_heads) {
       const int64_t group = spec.ints[1] / spec.ints[2];
       part_floats_ = std::max(part_floats_, round_up(group * (round_up(plan_.head_dim, kLanes) + 2), kLanes));
@@ -171,9 +175,12 @@ Failure Executor::step(const StepRequest& request) {
   check(request);
   request_ = &request;
   batch_ = {request.tokens.data(), request.positions.data(), request.slots.data(), request.block_tables, request.table_width,
-            request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k), nullptr, 0};
+            request.outputs.data(), static_cast<int32_t>(request.outputs.empty() ? 0 : request.top_k), nullptr, 0,
+            request.temperatures, false};
+  batch_.is_screened = screens() || !last_projection_;
   tile();
   failed_.store(false, std::memory_order_relaxed);
+  n_outputs_ = 0;
   for (Worker& w : workers_) w.failure = {};
   walk();
   Failure first;
@@ -228,6 +235,8 @@ bool Executor::skipped(const StepSpec& step, Role role) const {
       return screens();
     case Role::select:
       return batch_.top_k == 0;
+    case Role::tail:
+      return batch_.temperatures == nullptr;
     case Role::any:
       return false;
   }
@@ -236,7 +245,8 @@ bool Executor::skipped(const StepSpec& step, Role role) const {
 
 // A plan without the full head is a part of one, and has nothing else to run.
 bool Executor::screens() const {
-  const bool is_wanted = batch_.top_k > 0 && batch_.top_k <= plan_.vocab_size / kScreenShare && request_->logits == nullptr;
+  const bool is_wanted = batch_.top_k > 0 && batch_.top_k <= plan_.vocab_size / kScreenShare && request_->logits == nullptr &&
+                         (batch_.temperatures == nullptr || planes_are_smaller_);
   return has_screen_ && (is_wanted || !last_projection_);
 }
 
@@ -254,6 +264,16 @@ size_t Executor::choose(size_t step) const {
 }
 
 
+namespace {
+
+// What is read once from end to end: long pieces, of which each worker takes the next.
+Division stream(int64_t n, int64_t n_workers) {
+  const int64_t align = n >= 16 * n_workers ? 4 : 1;
+  return {n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};
+}
+
+}  // namespace
+
 Division Executor::divide(size_t step) const {
   const StepSpec& spec = plan_.steps[step];
   const int64_t n_workers = pool_->size(), t = rows(spec);
@@ -264,10 +284,7 @@ Division Executor::divide(size_t step) const {
   };
   if (layout == "i2s_columns") return gathered(spec.ints[0], kLanes);
   if (layout == "i2_s" && spec.rule->units == Units::panels) return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
-  const auto streamed = [&](int64_t n) {
-    const int64_t align = n >= 16 * n_workers ? 4 : 1;
-    return Division{n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};
-  };
+  const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:
       // Below two rows the others' help costs more than it saves; of few rows at a time a chain's steps find each other's in cache.
@@ -329,13 +346,14 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
     call.out[0] = {candidate_ids(), candidate_stride()};
     call.out[1] = {candidate_values(), candidate_stride()};
   }
+  if (prepared.role == Role::tail && has_select_) {
+    call.in[3] = {candidate_ids(), candidate_stride()};
+    call.in[4] = {candidate_values(), candidate_stride()};
+  }
   Work work;
   prepared.kernels[choice]->run(call, begin, end, work);
+  tally(prepared.first_counter + choice, worker, work);
   Worker& me = workers_[static_cast<size_t>(worker)];
-  Tally& tally = me.tallies[prepared.first_counter + choice];
-  tally.macs += work.macs;
-  tally.macs_skipped += work.macs_skipped;
-  tally.bytes += work.bytes;
   if (work.error == Error::none) {
     commitment_.take(step, call, begin, end, request_->trace);
     return true;
@@ -345,7 +363,45 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   return false;
 }
 
+void Executor::tally(size_t counter, int worker, const Work& work) {
+  Tally& mine = workers_[static_cast<size_t>(worker)].tallies[counter];
+  mine.macs += work.macs;
+  mine.macs_skipped += work.macs_skipped;
+  mine.bytes += work.bytes;
+}
+
+void Executor::project(int64_t output, float* logits) {
+  const std::unique_lock lock(*mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) throw std::runtime_error("another thread is in a step of this program");
+  if (!last_projection_ || output < 0 || output >= n_outputs_) throw std::invalid_argument("the last step had no such output");
+  const uint64_t start = now_ns();
+  const Prepared& prepared = prepared_[*last_projection_];
+  Call call = prepared.calls[0];
+  call.t = 1;
+  for (Operand* operand : {&call.in[0], &call.out[0]}) operand->data = operand->row<float>(output);
+  const auto copy = [&] { std::memcpy(logits, call.out[0].data, static_cast<size_t>(plan_.vocab_size) * sizeof(float)); };
+  if (has_all_logits_) return copy();
+  {
+    const FloatEnvironment environment;
+    pool_->run(stream((plan_.vocab_size + kPanelRows - 1) / kPanelRows, pool_->size()), [&](int worker, int64_t begin, int64_t end) {
+      Call mine = call;
+      mine.scratch = reinterpret_cast<float*>(scratch_.data()) + worker * kScratchFloats;
+      mine.scratch_floats = kScratchFloats;
+      Work work;
+      prepared.kernels[0]->run(mine, begin, end, work);
+      tally(prepared.first_counter, worker, work);
+    });
+  }
+  copy();
+  StepCounter& counter = counters_[prepared.first_counter];
+  counter.calls += 1;
+  counter.ns += now_ns() - start;
+  totals_.wall_ns += now_ns() - start;
+}
+
 void Executor::copy_results() {
+  n_outputs_ = static_cast<int64_t>(request_->outputs.size());
+  has_all_logits_ = !screens();
   commitment_.finish(static_cast<int64_t>(request_->tokens.size()), request_->trace, *pool_);
   pool_->run({static_cast<int64_t>(request_->outputs.size()), 1}, [&](int, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -353,6 +409,9 @@ void Executor::copy_results() {
         const Operand logits = operand(plan_.steps[*last_projection_].outputs[0]);
         std::memcpy(request_->logits + r * plan_.vocab_size, logits.row<float>(r),
                     static_cast<size_t>(plan_.vocab_size) * sizeof(float));
+      }
+      if (batch_.temperatures != nullptr && tail_) {
+        std::memcpy(request_->rest + 3 * r, operand(plan_.steps[*tail_].outputs[0]).row<float>(r), 3 * sizeof(float));
       }
       if (batch_.top_k > 0 && has_select_) {
         const size_t nbytes = static_cast<size_t>(batch_.top_k) * 4;

@@ -37,6 +37,8 @@ struct StepRequest {
   int32_t* ids = nullptr;    // [outputs][top_k]
   float* values = nullptr;   // [outputs][top_k]
   TraceView trace;
+  const float* temperatures = nullptr;  // [outputs], as in BatchView
+  float* rest = nullptr;                // [outputs][3], written by tail
 };
 
 struct StepCounter {
@@ -74,6 +76,9 @@ class Executor {
   // number of places. For experiments on what a run depends on.
   int64_t knock_out(std::string_view kernel);
 
+  // All logits of one output of the last step, [vocab_size]. std::invalid_argument if that step had no such output.
+  void project(int64_t output, float* logits);
+
   // To be called in a child process before anything else: locks and threads of the parent are not there.
   void renew_after_fork();
 
@@ -86,7 +91,7 @@ class Executor {
 
  private:
   // Candidates come from a screened head where the plan has one, full logits from the full head.
-  enum class Role { any, screened_head, full_head, select };
+  enum class Role { any, screened_head, full_head, select, tail };
   static Role role_of(std::string_view op);
 
   // A step with everything that does not depend on the batch in place.
@@ -122,6 +127,7 @@ class Executor {
   size_t choose(size_t step) const;
   Division divide(size_t step) const;
   void tile();
+  void tally(size_t counter, int worker, const Work& work);
   bool execute(size_t step, int worker, int64_t begin, int64_t end);
   void copy_results();
   int64_t candidate_stride() const;
@@ -135,15 +141,19 @@ class Executor {
   Pages arena_, cache_, scratch_, candidates_, parts_, partial_sums_;
   int64_t partial_stride_ = 0;
   int64_t max_top_k_;
-  std::optional<size_t> last_projection_;
+  std::optional<size_t> last_projection_, tail_;
   std::vector<int32_t> arrivals_;
   int64_t part_floats_ = 0;  // of one token's heads and one split
   bool has_select_ = false;
   bool has_screen_ = false;
+  bool planes_are_smaller_ = true;  // than the head: to bound every row of it from all its codes can pay
   std::vector<Prepared> prepared_;
   Commitment commitment_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::mutex> mutex_;
+
+  int64_t n_outputs_ = 0;  // of the last request that ran to its end
+  bool has_all_logits_ = false;  // it left them in the arena
 
   // Of the running request.
   const StepRequest* request_ = nullptr;

@@ -98,6 +98,8 @@ struct BatchView {
   int32_t top_k;  // 0: full logits
   const int32_t* tiles;  // attention: rows tiles[i] … tiles[i + 1] − 1 are of one slot, at most kTileRows
   int32_t n_splits;      // attention: splits of a row that are units of their own; 0: a unit takes all
+  const float* temperatures;  // of the outputs: above 0 where the weight of what is no candidate is wanted; null: nowhere
+  bool is_screened;           // a logit of −∞ stands for one that its upper bound rules out
 };
 
 // One layer of the paged cache: keys [n_blocks][n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so that

@@ -188,6 +188,14 @@ void check_rescore(const PlanSpec& plan, const StepSpec& step) {
   demand_width(plan, step, step.outputs[0], step.ints[1]);
 }
 
+void check_tail(const PlanSpec& plan, const StepSpec& step) {
+  demand(step.ints[0] == plan.vocab_size, step, "the plan's vocab_size");
+  demand(step.domain == Domain::outputs, step, "the domain outputs");
+  for (size_t i : {0, 1}) demand_width(plan, step, step.inputs[i], step.ints[0]);
+  for (size_t i : {2, 3, 4}) demand_width(plan, step, step.inputs[i], 1);
+  demand_width(plan, step, step.outputs[0], 3);
+}
+
 constexpr OpRule kRules[] = {
     {"embedding", "", "f", 2, 0, 1, Units::rows, CacheKind::none, check_embedding},
     {"rmsnorm", "f", "f", 1, 1, 1, Units::rows, CacheKind::none, check_rmsnorm},
@@ -205,11 +213,12 @@ constexpr OpRule kRules[] = {
     {"screen", "f", "ff", 2, 0, 1, Units::vocab_groups, CacheKind::none, check_screen},
     {"threshold", "ff", "f", 2, 0, 1, Units::rows, CacheKind::none, check_threshold},
     {"refine", "ffff", "f", 2, 0, 1, Units::vocab_groups, CacheKind::none, check_refine},
+    {"tail", "fffif", "f", 1, 0, 0, Units::rows, CacheKind::none, check_tail},
     {"rescore", "fff", "f", 2, 0, 1, Units::vocab_groups, CacheKind::none, check_rescore},
     {"rmsnorm_quantize", "f", "qf", 2, 1, 1, Units::rows, CacheKind::none, check_rmsnorm_quantize},
 };
 
-static_assert(sizeof(kRules) / sizeof(kRules[0]) > 0 && kMaxOperands >= 4 && kMaxResidents >= 2);
+static_assert(sizeof(kRules) / sizeof(kRules[0]) > 0 && kMaxOperands >= 5 && kMaxResidents >= 2);
 
 Dtype dtype_of(char letter) { return letter == 'q' ? Dtype::i8 : letter == 'i' ? Dtype::i32 : Dtype::f32; }
 

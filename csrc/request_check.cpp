@@ -94,7 +94,16 @@ void Executor::check_results(const StepRequest& r) const {
   if (r.top_k < 0 || r.top_k > max_top_k_) {
     throw std::invalid_argument("top_k: expected 0 to " + std::to_string(max_top_k_) + ", got " + std::to_string(r.top_k));
   }
-  if (r.top_k > 0 && !has_select_ && !has_screen_) throw std::invalid_argument("top_k: the plan has no select");
+  if (r.top_k > 0 && !has_select_ && !has_screen_ && !tail_) throw std::invalid_argument("top_k: the plan has no select");
+  if (r.temperatures != nullptr) {
+    if ((!tail_ && !has_screen_) || r.top_k == 0 || (tail_ && r.rest == nullptr)) {
+      throw std::invalid_argument("temperatures: expected a plan with tail, top_k above 0 and an array for the rest");
+    }
+    for (size_t i = 0; i < r.outputs.size(); ++i) {
+      const float t = r.temperatures[i];
+      if (t != 0 && !(t >= 1e-6f && t <= 1e6f)) throw std::invalid_argument("temperature: expected 0, or 1e-6 to 1e6");
+    }
+  }
   if (r.top_k > 0 && has_select_ && (r.ids == nullptr || r.values == nullptr)) {
     throw std::invalid_argument("top_k above 0: expected arrays for ids and values");
   }

@@ -244,6 +244,17 @@ void fill_refine(Scene& s, const Shape& shape, std::string_view layout, Random& 
   s.units = (shape.n + kPanelRows - 1) / kPanelRows;
 }
 
+void fill_tail(Scene& s, const Shape& shape, std::string_view, Random& random) {
+  s.ints = {static_cast<int32_t>(shape.n)};
+  s.call.in[0] = floats_in(s, 0, shape.n, shape, random);
+  s.call.in[1] = s.call.in[0];
+  s.call.in[2] = s.call.in[3] = s.call.in[4] = floats_in(s, 1, 16, shape, random);
+  s.floats.assign(static_cast<size_t>(shape.t), 0.75f);
+  s.call.batch.temperatures = s.floats.data();
+  s.call.batch.top_k = 2;
+  s.call.out[0] = place_out(s, 0, 2, 16);
+}
+
 void fill_rescore(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
   fill_table(s, shape, layout, random);
   s.call.in[0] = floats_in(s, 0, shape.k, shape, random);
@@ -266,7 +277,7 @@ constexpr Recipe kRecipes[] = {
     {"relu2_mul", fill_glu},       {"silu_mul", fill_glu},         {"output_rows", fill_output_rows},
     {"select", fill_select},       {"logits_projection", fill_logits}, {"rmsnorm_quantize", fill_norm},
     {"screen", fill_screen},       {"threshold", fill_threshold},  {"refine", fill_refine},
-    {"rescore", fill_rescore},
+    {"rescore", fill_rescore},     {"tail", fill_tail},
 };
 
 // Each row in a slot of its own, at the borders of cache blocks and attention splits; no two write one place.

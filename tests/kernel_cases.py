@@ -72,6 +72,7 @@ class Case:
     tables: I32 = field(default_factory=lambda: np.zeros((1, 1), np.int32))
     outputs: I32 | None = None
     top_k: int = 0
+    temperatures: F32 | None = None
     cache: Cache | None = None
     failure: tuple[str, int] | None = None
     macs: int | None = None
@@ -352,7 +353,7 @@ def refine(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             label,
             t,
             {"k": k, "vocab": vocab},
-            (upper, h, score, least[:, None]),
+            (upper, h, score, np.stack([np.full(t, np.nan, np.float32), least], axis=1)),
             (np.where(left, refined, upper),),
             (Weight("plane44", vocab, k, data),),
             in_place=True,
@@ -377,24 +378,82 @@ def _equal_rows(op: str, layout: str, ts: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def threshold(layout: str, ts: Sequence[int]) -> Iterator[Case]:
-    """The least logit among those with the greatest estimates, of which some are equal."""
+    """The least logit among those with the greatest estimates, some of them equal; with a temperature, two of other kinds."""
     for vocab, k, h, weight, logits in _equal_rows("threshold", layout, ts):
         t = len(h)
         score = np.round(logits + _normal(_rng("score", t, vocab), t, vocab)).astype(np.float32)
-        for top_k in (top_k for top_k in (1, 2, 40) if 8 * top_k <= vocab):
-            ids, _ = numerics.top_k(score, top_k)
+        for top_k, hot in ((top_k, hot) for top_k in (1, 2, 40) for hot in (False, True) if 8 * top_k <= vocab):
+            ids, estimates = numerics.top_k(score, top_k)
+            temperatures = (
+                np.array([(0, 0.5, 2)[r % 3] for r in range(t)], np.float32) if hot else np.zeros(t, np.float32)
+            )
+            expected, n_read = np.empty((t, 2), np.float32), 0
+            for r, temperature in enumerate(temperatures):
+                n = min(top_k, 8) if temperature else top_k
+                exact = logits[r, ids[r, :n]]
+                least = far = exact.min()
+                if temperature:
+                    least = min(max(estimates[r, -1], exact.max() - np.float32(16) * temperature), exact.max())
+                    far = min(exact.max() - np.float32(40) * temperature, least)
+                expected[r] = least, far
+                n_read += n
             yield Case(
-                f"T={t} V={vocab} k={top_k}",
+                f"T={t} V={vocab} k={top_k} {'hot' if hot else ''}",
                 t,
                 {"k": k, "vocab": vocab},
                 (h, score),
-                (np.take_along_axis(logits, ids, axis=1).min(axis=1, keepdims=True),),
+                (expected,),
                 (weight,),
                 padding=("kept",),
                 vocab=vocab,
                 top_k=top_k,
-                macs=t * top_k * k,
-                nbytes=t * top_k * weight.data.size // vocab,
+                temperatures=temperatures if hot else None,
+                macs=n_read * k,
+                nbytes=n_read * weight.data.size // vocab,
+            )
+
+
+def tail(layout: str, ts: Sequence[int]) -> Iterator[Case]:
+    """Candidates of logits of which most are left to their bounds, at several temperatures, 0 among them; NaN and infinity."""
+
+    def weights(x: F32, best: np.float32, temperature: np.float32) -> float:
+        if np.isnan(x).any():
+            return np.nan
+        exact = numerics.exp((x - best) / temperature)
+        return float(sum(np.float64(numerics.lane_sum(exact[at : at + 1024])) for at in range(0, len(x), 1024)))
+
+    for t, vocab in ((t, vocab) for t in ts for vocab in (1, 17, 100, 3000)):
+        for k, kind in ((k, kind) for k in (1, 2, 40) if k <= vocab for kind in ("normal", "not finite")):
+            g = _rng("tail", t, vocab, k)
+            logits = np.float32(6) * _normal(g, t, vocab)
+            upper = logits + np.abs(_normal(g, t, vocab))
+            least = np.sort(logits, axis=1)[:, [-min(vocab, 25)]]
+            logits[upper < least] = -np.inf
+            ids, values = numerics.top_k(logits, k)
+            if kind == "not finite":
+                upper[:, -1], logits[:, -1] = (np.inf, np.nan)[t % 2], (-np.inf, np.nan)[t % 2]
+            temperatures = np.array([(0.7, 0, 3)[r % 3] for r in range(t)], np.float32)
+            expected = np.zeros((t, 3), np.float32)
+            for r, temperature in enumerate(temperatures):
+                if not temperature:
+                    continue
+                n, best, slack = int((values[r] >= least[r]).sum()), values[r, 0], 2.0**-14
+                at_most = np.where(logits[r] == -np.inf, upper[r], logits[r])
+                listed = weights(values[r, :n], best, temperature)
+                most = weights(at_most, best, temperature) * (1 + slack) - listed * (1 - slack)
+                fewest = weights(logits[r], best, temperature) * (1 - slack) - listed * (1 + slack)
+                bound = screening.above(np.float64(most)) if most > 0 else np.inf if np.isnan(most) else 0.0
+                expected[r] = bound, max(fewest * (1 - 2.0**-20), 0) if fewest > 0 else 0, n
+            yield Case(
+                f"T={t} V={vocab} k={k} {kind}",
+                t,
+                {"vocab": vocab},
+                (logits, upper, least, ids, values),
+                (expected,),
+                padding=("kept",),
+                vocab=vocab,
+                top_k=k,
+                temperatures=temperatures,
             )
 
 
@@ -591,5 +650,6 @@ CASES: Mapping[str, Callable[[str, Sequence[int]], Iterator[Case]]] = {
     "threshold": threshold,
     "refine": refine,
     "rescore": rescore,
+    "tail": tail,
 }
 """op → cases of it for a resident layout and numbers of rows."""

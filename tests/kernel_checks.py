@@ -25,7 +25,7 @@ GAP = 64
 MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
              "attention": (1, 2, 3, 5, 8), "attention_int8": (1, 2, 3, 5, 8), "rope_kv": (1, 2, 5, 21)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
-OUTPUT_OPS = ("logits_projection", "select", "output_rows", *SCREENED_HEAD)
+OUTPUT_OPS = ("logits_projection", "select", "output_rows", *SCREENED_HEAD, "tail")
 
 Make = Callable[[Plan, list[NDArray[np.uint8]], int, int], Any]
 """What makes a program of a plan, its weights, blocks of the cache and a number of threads."""
@@ -186,8 +186,9 @@ def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str
         (np.zeros((case.t, k), np.int32), np.zeros((case.t, k), np.float32)) if op == "select" else (None, None)
     )
     failed = program.step(
-        column(case.tokens), column(case.positions), column(case.slots), case.tables, outputs, k, None, ids, values
-    )
+        column(case.tokens), column(case.positions), column(case.slots), case.tables, outputs, k, None, ids, values,
+        temperatures=case.temperatures, rest=None if case.temperatures is None else np.zeros((case.t, 3), np.float32),
+    )  # fmt: skip
     code, _, at = program.failure()
     if (code, at) != (case.failure or ("none", -1)) or bool(failed) != (case.failure is not None):
         return f"expected failure {case.failure}, got {code} in row {at}"

@@ -3,6 +3,7 @@
 //   threshold  τ: the least L of k rows, those with the greatest estimates (rescore.h)
 //   refine     lower upper bounds of the rows with U_v ≥ τ, from the low halves of their codes
 //   rescore    L_v itself where still U_v ≥ τ, −∞ elsewhere (rescore.h)
+// Where the weight of what is no candidate is wanted, the two thresholds lie apart: tail (rescore.h) tells why any will do.
 // At least k rows have L ≥ τ, so a row among the k greatest has U_v ≥ L_v ≥ τ and keeps its logit; ties do, too.
 //
 // The bound. u = 2⁻²⁴, H = 255·high + low the integers of h, a their unit, e = h − a·H; p_v = s_v·q_v is the plane's row, odd integers
@@ -201,7 +202,7 @@ KERNEL_FUNCTION(refine_plane44) {
   };
   for (int64_t r = 0; r < call.t; ++r) {
     float* upper = call.in[0].row<float>(r);
-    const float *score = call.in[2].row<const float>(r), least = *call.in[3].row<const float>(r);
+    const float *score = call.in[2].row<const float>(r), least = call.in[3].row<const float>(r)[1];
     bool is_set = false;
     int64_t n_read = 0;
     for (int64_t from = begin * kPanelRows; from < last; from += kListRows) {

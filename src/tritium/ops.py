@@ -2,7 +2,8 @@
 
 A graph uses the plain ops. A planner may replace a chain of them by a fused op that a back end offers (``parts`` names the
 chain); the result has the same bits. ``screen``, ``threshold``, ``refine`` and ``rescore`` stand in front of logits_projection
-and spare it in a step that asks for candidates: they leave the logits that can be among them, and −∞ for all others.
+and spare it in a step that asks for candidates: they leave the logits that can be among them, and −∞ for all others. ``tail``
+bounds the weight of these others, for draws that it may change.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ def _rescore(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(0, int(4 * t * 2 * a["vocab"]))
 
 
+def _tail(a: Attrs, t: int, kv_len: int) -> Cost:
+    return Cost(0, int(4 * t * 2 * a["vocab"]))
+
+
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
@@ -120,6 +125,7 @@ OPS: dict[str, Op] = {
         Op("threshold", ("k", "vocab"), (), _threshold),
         Op("refine", ("k", "vocab"), (), _refine),
         Op("rescore", ("k", "vocab"), (), _rescore),
+        Op("tail", ("vocab",), (), _tail),
         Op("rmsnorm_quantize", ("k", "act_bits"), ("eps",), _quantize, family="exact", parts=("rmsnorm", "quantize")),
     )
 }

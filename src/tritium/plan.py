@@ -200,9 +200,9 @@ def _screen(
             break
         between = [
             Value(f"{head.outputs[0]}.{name}", n, "f32", "outputs")
-            for name, n in (("score", vocab), ("upper", vocab), ("threshold", 1))
+            for name, n in (("score", vocab), ("upper", vocab), ("threshold", 2), ("rest", 3))
         ]
-        score, upper, threshold = (v.name for v in between)
+        score, upper, threshold, rest = (v.name for v in between)
         hidden = head.inputs[0]
         screened = [
             Fused("screen", head.nodes, (hidden,), (score, upper), head.attrs),
@@ -210,7 +210,9 @@ def _screen(
             Fused("refine", head.nodes, (upper, hidden, score, threshold), (upper,), head.attrs, in_place=True),
             Fused("rescore", head.nodes, (hidden, upper, threshold), head.outputs, head.attrs),
         ]
-        return [*nodes[:i], *screened, *nodes[i:]], {v.name: v for v in between}
+        inputs = (head.outputs[0], upper, threshold, *last.outputs)
+        tail = Fused("tail", last.nodes, inputs, (rest,), last.attrs)
+        return [*nodes[:i], *screened, head, last, tail, *nodes[i + 2 :]], {v.name: v for v in between}
     return nodes, {}
 
 
@@ -264,6 +266,10 @@ def _lay_out(
             groups.append(group)
             births.append(i)
             deaths.append(i)
+    for f in fused:
+        if f.op == "logits_projection":
+            # After a step, full logits of single outputs may still be asked for.
+            deaths[places[f.inputs[0]].buffer] = len(fused)
     rows = {"tokens": max_tokens, "outputs": max_outputs}
     placed: list[tuple[int, int, int, int]] = []
     buffers: list[Buffer] = []

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -55,7 +57,8 @@ class Batch:
     tokens (T,) i32; positions (T,) i32, absolute; slots (T,) i32, the row of ``block_tables`` that the token's sequence owns;
     block_tables (S, B) i32, the cache block of each sequence's positions, ``positions // kv_block`` indexing a row;
     outputs (n,) i32, ascending indices into the T tokens whose logits are asked for;
-    top_k: 0 asks for full logits, k > 0 for the k best candidates of each output.
+    top_k: 0 asks for full logits, k > 0 for the k best candidates of each output;
+    temperatures (n,) f32: with candidates, those at which draws from an output need the weight of all others, 0 where none do.
 
     Tokens of one sequence stand in ascending order of position, and their earlier positions are in the cache or in this batch.
     """
@@ -66,6 +69,7 @@ class Batch:
     block_tables: NDArray[np.int32]
     outputs: NDArray[np.int32]
     top_k: int = 0
+    temperatures: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class StepResult:
     A traced step gives hashes, too: ``columns`` (T, 32) u8, of each token the SHA-256 of the digests of its quantized rows in the
     graph's order, a digest being SHA-256 of a row's codes and its scale as float32; ``hidden`` (n, 32) u8, the SHA-256 of the row
     that the head multiplies, float32; all little-endian. ``rows`` (T, bytes) u8: the quantized rows themselves, where asked for.
+
+    A candidate request with temperatures is answered by full logits, or by candidates and ``rest`` (n, 3) f32: an upper and a
+    lower bound of Σ exp((l − best) / temperature) over all ids that are no candidates, and how many candidates are sure to be
+    the best of all; then ``project`` gives the full logits (vocab_size,) of one output, until the next step.
     """
 
     logits: NDArray[np.float32] | None = None
@@ -86,6 +94,8 @@ class StepResult:
     columns: NDArray[np.uint8] | None = None
     hidden: NDArray[np.uint8] | None = None
     rows: NDArray[np.uint8] | None = None
+    rest: NDArray[np.float32] | None = None
+    project: Callable[[int], NDArray[np.float32]] | None = None
 
 
 TraceLevel = Literal["off", "hashes", "rows"]

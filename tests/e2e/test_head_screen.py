@@ -33,7 +33,15 @@ def test_the_plans_differ_and_the_graph_does_not(pair: tuple[tritium.Model, trit
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"temperature": 0.8, "top_k": 40, "seed": 3}, {"temperature": 1.0, "seed": 4}], ids=str
+    "fields",
+    [
+        {},
+        {"temperature": 0.8, "top_k": 40, "seed": 3},
+        {"temperature": 0.8, "top_p": 0.95, "seed": 5},
+        {"temperature": 1.0, "min_p": 0.1, "seed": 6},
+        {"temperature": 1.0, "seed": 4},
+    ],
+    ids=str,
 )
 def test_the_same_text(pair: tuple[tritium.Model, tritium.Model], fields: dict[str, float]) -> None:
     screened, full = pair

@@ -51,9 +51,25 @@ class Heads:
             answers.append((ids.tobytes(), values.tobytes()))
         return answers[0] == answers[1]
 
+    def weighed(self, hidden: F32, k: int, temperatures: F32) -> tuple[NDArray[np.int32], F32, F32, F32]:
+        """The screened head's candidates and what it says of the rest, then all logits of each output."""
+        n, vocab = len(hidden), len(self.rows)
+        self.screened.buffer(0)[:n, : hidden.shape[1]] = hidden
+        ids, values, rest = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty((n, 3), np.float32)
+        zeros = np.zeros(n, np.int32)
+        outputs, tables = np.arange(n, dtype=np.int32), np.zeros((1, 1), np.int32)
+        step = self.screened.step
+        assert not step(
+            zeros, zeros, zeros, tables, outputs, k, None, ids, values, temperatures=temperatures, rest=rest
+        )
+        logits = np.empty((n, vocab), np.float32)
+        for i in range(n):
+            self.screened.project(i, logits[i])
+        return ids, values, rest, logits
+
     def counted(self) -> dict[str, tuple[int, int, int]]:
         """(calls, MACs, skipped MACs) by op."""
-        names = (*SCREENED_HEAD, "logits_projection", "select")
+        names = (*SCREENED_HEAD, "logits_projection", "select", "tail")
         return {names[step]: (calls, macs, skipped) for step, _, calls, macs, skipped, _, _ in self.screened.counters()}
 
 
@@ -70,13 +86,14 @@ def make_heads(values: F32, layout: str, isa: str, n_threads: int = 1, spoiled: 
         ("score", wide),
         ("upper", wide),
         ("least", 16),
+        ("rest", 16),
         ("logits", wide),
         ("ids", 16),
         ("values", 16),
     ):
         buffers.append(Buffer(name, "i32" if name == "ids" else "f32", "outputs", columns, at))
         at += 4 * OUTPUTS * columns
-    hidden, score, upper, least, logits, ids, best = (Operand(i, 0) for i in range(7))
+    hidden, score, upper, least, rest, logits, ids, best = (Operand(i, 0) for i in range(8))
     attrs = {"k": k, "vocab": vocab}
 
     def step(op: str, kernel: str, inputs: tuple[Operand, ...], outputs: tuple[Operand, ...], *reads: int) -> Step:
@@ -89,6 +106,7 @@ def make_heads(values: F32, layout: str, isa: str, n_threads: int = 1, spoiled: 
         step("rescore", f"rescore_{layout}", (hidden, upper, least), (logits,), 0),
         step("logits_projection", f"logits_projection_{layout}", (hidden,), (logits,), 0),
         step("select", "select_topk", (logits,), (ids, best)),
+        step("tail", "tail_weights", (logits, upper, least, ids, best), (rest,)),
     )
     residents = (Resident(("w",), layout, vocab, k, data.size), Resident(("w",), "plane44", vocab, k, plane.size))
 
@@ -164,6 +182,37 @@ def test_as_many_candidates_as_there_can_be(isa: str, layout: str) -> None:
     heads = make_heads(head_rows(g, 8197, 256 if layout == "q6_k" else 32), layout, isa, 2)
     for top_k, kind in product((1024, 1000), (0, 1)):
         assert heads.candidates(hidden_states(g, heads.rows, OUTPUTS, kind), top_k)
+
+
+@pytest.mark.parametrize(("isa", "layout"), EVERY_WAY)
+def test_the_weight_of_what_is_no_candidate_is_bounded(isa: str, layout: str) -> None:
+    """Sure candidates are the best of all logits; the exact weight of the others lies between its bounds."""
+    from tritium import numerics
+
+    g = np.random.default_rng([12, ISAS.index(isa)])
+    n_sure = 0
+    heads = make_heads(head_rows(g, 2500, 256), layout, isa, 2)
+    for kind, top_k in product((0, 1, 2, 3, 5, 7), (1, 64, 256)):
+        hidden = hidden_states(g, heads.rows, 8, kind)
+        hidden[::2] /= np.maximum(np.abs(hidden[::2]).max(axis=1, keepdims=True), np.float32(1e-30))
+        temperatures = np.array([0.1, 0.8, 3, 1, 0, 0.8, 10, 1], np.float32)
+        ids, values, rest, logits = heads.weighed(hidden, top_k, temperatures)
+        assert logits.tobytes() == numerics.project_logits(hidden, heads.rows).tobytes()
+        for i in np.flatnonzero((temperatures > 0) & np.isfinite(logits).all(axis=1)):
+            n = int(rest[i, 2])
+            best, best_values = numerics.top_k(logits[i : i + 1], top_k)
+            assert (ids[i, :n] == best[0, :n]).all()
+            assert values[i, :n].tobytes() == best_values[0, :n].tobytes()
+            exact = np.exp((logits[i].astype(np.float64) - values[i, 0]) / temperatures[i])
+            weight = np.delete(exact, ids[i, :n]).sum()
+            assert rest[i, 1] <= weight * (1 + 1e-12) + 1e-30
+            assert weight * (1 - 1e-12) <= rest[i, 0] + 1e-30
+            n_sure += n
+    assert n_sure > 200
+    # Planes that are not smaller than the head would not spare anything.
+    assert bool(heads.counted()["screen"][0]) == (layout in ("f32", "f16", "bf16"))
+    with pytest.raises(ValueError, match="no such output"):
+        heads.screened.project(8, np.empty(2500, np.float32))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -107,21 +107,21 @@ def test_a_screened_head_is_another_plan_of_the_same_graph(graphs: dict[str, Gra
         plain, screened = (make_plan(graphs[name], backend, head_screen=screen) for screen in ("off", "on"))
         assert plain.graph_hash == screened.graph_hash
         assert plain.hash != screened.hash
-        assert [s.op for s in screened.steps[-6:]] == [*SCREENED_HEAD, "logits_projection", "select"]
+        assert [s.op for s in screened.steps[-7:]] == [*SCREENED_HEAD, "logits_projection", "select", "tail"]
         assert [s.op for s in plain.steps[-2:]] == ["logits_projection", "select"]
-        assert screened.steps[-3].outputs == screened.steps[-2].outputs
+        assert screened.steps[-4].outputs == screened.steps[-3].outputs
         planes = [r for r in screened.residents if r.layout == "plane44"]
         assert [(r.rows, r.cols) for r in planes] == [(plain.vocab_size, graphs[name].config.d_model)]
         data = to_json(screened)
-        assert [s["for_candidates"] for s in data["steps"][-6:]] == [True] * 4 + [False, True]
+        assert [s["for_candidates"] for s in data["steps"][-7:]] == [True] * 4 + [False, True, True]
         assert "not in the total" in describe(screened)
 
 
 def test_the_bounds_of_a_screen_overlap_nothing_that_is_needed(graphs: dict[str, Graph]) -> None:
-    """The hidden state lives until the full head has read it."""
+    """The hidden state outlives the step: the full head may read it again."""
     plan = make_plan(graphs["relu2_mha_tied"], backends.find("cpu"), head_screen="on")
-    for step in (step for step in plan.steps if step.op in SCREENED_HEAD):
-        needed = {plan.buffers[o.buffer] for o in (*step.inputs, *step.outputs, *plan.steps[-2].inputs)}
+    for step in plan.steps[-7:]:
+        needed = {plan.buffers[o.buffer] for o in (*step.inputs, *step.outputs, *plan.steps[-3].inputs)}
         spans = sorted((b.offset, b.offset + b.width * 4 * plan.max_outputs) for b in needed)
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 

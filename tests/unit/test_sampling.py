@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.engine.sampling import Sampler, SamplingParams, draw_full, logprobs_of
+from tritium.engine.sampling import Sampler, SamplingParams, draw_certain, draw_full, logprobs_of
 from tritium.errors import NumericsError, ShapeError
 from tritium.types import StepResult
 
@@ -114,6 +114,68 @@ def test_candidates_and_full_logits_choose_the_same(fields: dict[str, Any]) -> N
             assert params.top_k > 1024
 
 
+TAILS = [f for f in FIELDS if SamplingParams(**f).cuts_a_tail]
+
+
+def certain_list(logits: F32, n: int, temperature: float, slack: float) -> tuple[NDArray[np.int32], F32, F32]:
+    """The n best of a row, and what a step says of the rest."""
+    ids, values = numerics.top_k(logits[None], n)
+    weights = np.exp((logits.astype(np.float64) - values[0, 0]) / temperature)
+    rest = weights.sum() - weights[ids[0]].sum()
+    bounds = (rest * (1 + 1e-4 + slack) + 1e-5, max(rest * (1 - 1e-4 - slack) - 1e-5, 0), n)
+    return ids[0], values[0], np.array(bounds, np.float32)
+
+
+@pytest.mark.parametrize("fields", TAILS, ids=str)
+def test_a_certain_draw_is_that_of_all_logits(fields: dict[str, Any]) -> None:
+    params = SamplingParams(**fields)
+    n_certain = n_open = 0
+    for seed in range(30):
+        logits = random_logits(3000, seed, spread=(0.5, 4.0, 12.0)[seed % 3], levels=seed % 4)
+        for n, slack in ((1, 0), (2, 0), (5, 0.01), (40, 0), (256, 0), (256, 2), (3000, 0)):
+            ids, values, rest = certain_list(logits, n, params.temperature, slack)
+            for bits in (0, 2**52 + 12345, 9007199000000000, 2**53 - 1):
+                token = draw_certain(ids, values, rest, 3000, params, bits)
+                n_open += token is None
+                n_certain += token is not None
+                assert token in (None, draw_full(logits, params, bits)), (seed, n, bits)
+    assert n_certain > 100
+    assert n_open
+
+
+def test_a_sum_that_the_rest_may_reach_is_left_open() -> None:
+    """Weights of 4, 2, 1 and 1 eighths: 3/4 is reached by two of them, unless there is more."""
+    logits = (np.log(np.array([4.0, 2, 1])) + 1).astype(np.float32)
+    for top_p, upper, lower, n, is_certain in (
+        (0.74, 0.25, 0.0, 3, True), (0.74, 0.3, 0.0, 3, False), (0.74, 0.3, 0.0, 2, True), (0.76, 0.26, 0.24, 3, True),
+        (0.76, 0.26, 0.0, 3, False), (0.74, math.inf, 0.0, 3, False), (0.74, math.nan, 0.0, 3, False), (0.74, 0.0, 0.0, 0, False),
+    ):  # fmt: skip
+        params = SamplingParams(temperature=1.0, top_p=top_p)
+        token = draw_certain(np.arange(3), logits, np.array([upper, lower, n], np.float32), 5, params, 2**52)
+        assert (token is not None) == is_certain, (top_p, upper, n)
+
+
+def test_what_candidates_do_not_decide_is_drawn_from_full_logits() -> None:
+    params = SamplingParams(temperature=1.0, top_p=0.9, seed=2)
+    logits = random_logits(3000, 1)
+    asked: list[int] = []
+
+    def project(row: int) -> F32:
+        asked.append(row)
+        return logits
+
+    expected = Sampler(params, 3000, PROMPT).choose(StepResult(logits=logits[None]), 0, 7)[0]
+    for n in (1, 256):
+        sampler = Sampler(params, 3000, PROMPT)
+        assert sampler.rest_temperature == 1.0
+        ids, values, rest = certain_list(logits, n, 1.0, 0)
+        result = StepResult(ids=ids[None], values=values[None], rest=rest[None], project=project)
+        assert sampler.choose(result, 0, 7)[0] == expected
+        assert asked == [0]
+    with pytest.raises(ShapeError, match="weight of what is no candidate"):
+        sampler.choose(StepResult(ids=ids[None], values=values[None]), 0, 7)
+
+
 def test_frequencies_follow_the_softmax() -> None:
     logits = np.array([[1.0, 0.0, 2.0, -1.0, 0.5, 1.5, -3.0, 0.25]], np.float32)
     n = 8000
@@ -207,6 +269,8 @@ def test_what_a_step_is_asked_for() -> None:
     assert n() == 1
     assert n(temperature=1.0) == 0
     assert n(temperature=1.0, top_k=40, top_p=0.5) == 40
+    assert n(temperature=1.0, top_p=0.5) == n(temperature=1.0, min_p=0.1) == 256
+    assert n(temperature=1.0, top_p=0.5, typical_p=0.5) == n(temperature=1.0, top_p=0.5, logprobs=1) == 0
     assert n(temperature=1.0, top_k=1025) == 0
     assert n(logprobs=0) == n(repetition_penalty=1.1) == n(logit_bias={1: 1.0}) == 0
     assert Sampler(SamplingParams(temperature=1.0, top_k=40), 30, PROMPT).n_candidates == 0

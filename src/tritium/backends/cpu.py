@@ -232,16 +232,20 @@ class CpuProgram:
         self._logits = np.empty((0, plan.vocab_size), np.float32)
         self._ids = _EMPTY_I32
         self._values = np.zeros((0, 0), np.float32)
+        self._has_tail = any(step.op == "tail" for step in plan.steps)
 
     def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
         """Run the plan on a batch. The result's arrays are reused by the next step, except those of a trace."""
         n, k = len(batch.outputs), batch.top_k
-        logits = ids = values = None
-        if n and 0 < k <= MAX_TOP_K:
+        logits = ids = values = rest = None
+        temperatures = batch.temperatures if n and k else None
+        if n and 0 < k <= MAX_TOP_K and (temperatures is None or self._has_tail):
             if self._ids.shape != (n, k):
                 self._ids, self._values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
             ids, values = self._ids, self._values
+            rest = None if temperatures is None else np.empty((n, 3), np.float32)
         elif n:
+            temperatures = None
             if len(self._logits) != n:
                 self._logits = np.empty((n, self._plan.vocab_size), np.float32)
             logits, k = self._logits, 0
@@ -253,7 +257,7 @@ class CpuProgram:
         try:
             failed = self._native.step(
                 batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values,
-                columns, hidden, rows,
+                columns, hidden, rows, temperatures, rest,
             )  # fmt: skip
         except ValueError as error:
             raise ShapeError(f"batch: {error}") from None
@@ -261,10 +265,16 @@ class CpuProgram:
             code, step, row = self._native.failure()
             what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit float16"}
             raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
-        if k < batch.top_k and logits is not None:
+        if k < batch.top_k and logits is not None and batch.temperatures is None:
             ids, values = numerics.top_k(logits, batch.top_k)
             logits = None
-        return StepResult(logits, ids, values, columns, hidden, rows)
+        project = self._project if rest is not None else None
+        return StepResult(logits, ids, values, columns, hidden, rows, rest, project)
+
+    def _project(self, output: int) -> NDArray[np.float32]:
+        logits = np.empty(self._plan.vocab_size, np.float32)
+        self._native.project(output, logits)
+        return logits
 
     def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
         """Steps, tokens, wall nanoseconds, counters a step and kernel, all counted natively."""

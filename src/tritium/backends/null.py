@@ -71,7 +71,7 @@ class NullProgram:
         n, k = len(batch.outputs), batch.top_k
         if not n:
             return StepResult()
-        if not k:
+        if not k or batch.temperatures is not None:
             return StepResult(logits=np.zeros((n, self._vocab_size), np.float32))
         ids = np.broadcast_to(np.arange(k, dtype=np.int32), (n, k))
         return StepResult(ids=ids, values=np.zeros((n, k), np.float32))

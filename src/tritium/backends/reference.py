@@ -107,8 +107,9 @@ class ReferenceProgram:
         """Run the plan on a batch."""
         began = time.perf_counter_ns()
         rows = {"tokens": len(batch.tokens), "outputs": len(batch.outputs)}
+        top_k = batch.top_k if batch.temperatures is None else 0
         self._buffers = {
-            i: np.zeros((rows[b.domain], max(b.width, batch.top_k)), _NUMPY[b.dtype])
+            i: np.zeros((rows[b.domain], max(b.width, top_k)), _NUMPY[b.dtype])
             for i, b in enumerate(self._plan.buffers)
         }
         result = StepResult()
@@ -116,7 +117,7 @@ class ReferenceProgram:
         for step, count in zip(self._plan.steps, self._counts, strict=True):
             if self._plan.buffers[step.outputs[0].buffer].domain == "outputs" and not rows["outputs"]:
                 continue
-            if step.op == "select" and not batch.top_k:
+            if step.op == "select" and not top_k:
                 continue
             start = time.perf_counter_ns()
             count.macs += self._run[step.op](step, batch)
@@ -127,8 +128,8 @@ class ReferenceProgram:
                 quantized.append((self._view(step.outputs[0], width).copy(), self._view(step.outputs[1], 1).copy()))
         if rows["outputs"]:
             last = self._plan.steps[-1]
-            if batch.top_k:
-                ids, values = (self._view(o, batch.top_k) for o in last.outputs)
+            if top_k:
+                ids, values = (self._view(o, top_k) for o in last.outputs)
                 result = StepResult(ids=ids, values=values)
             else:
                 result = StepResult(logits=self._view(last.inputs[0], self._plan.vocab_size))

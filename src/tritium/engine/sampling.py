@@ -16,6 +16,9 @@ from tritium.types import StepResult
 MAX_CANDIDATES = 1024
 """The most candidates that a step selects; a larger top_k asks for full logits."""
 
+TAIL_CANDIDATES = 256
+"""Candidates of a draw by top_p or min_p alone; it rarely needs more."""
+
 WEIGHT_ONE = 4294967296.0
 """Weight of the best candidate. Weights are integers, so that their sums are exact in any order."""
 
@@ -87,7 +90,14 @@ class SamplingParams:
             return 0
         if self.temperature == 0:
             return 1
+        if self.cuts_a_tail:
+            return TAIL_CANDIDATES
         return self.top_k if self.top_k <= MAX_CANDIDATES else 0
+
+    @property
+    def cuts_a_tail(self) -> bool:
+        """True where a draw among few decides, but the weight of all others may, too: top_p or min_p without top_k."""
+        return self.temperature > 0 and not self.top_k and self.typical_p == 1 and (self.top_p < 1 or self.min_p > 0)
 
 
 def _is_integer(value: object) -> bool:
@@ -193,6 +203,32 @@ def _truncate(weights: NDArray[np.int64], sums: NDArray[np.int64], total: int, p
     return n
 
 
+def draw_certain(
+    ids: NDArray[np.integer], logits: F32, rest: F32, vocab_size: int, params: SamplingParams, random_bits: int
+) -> int | None:
+    """Steps 6 to 10 by the beginning of a sorted list, or None where what is behind it may change the token.
+
+    Shapes: ids (n,) int, logits (n,) f32, descending; ``rest`` (3,) f32: an upper and a lower bound of the weight of all others
+    as a multiple of the first one's, and how many of the list are sure to be its beginning.
+    """
+    upper, lower, n_sure = float(rest[0]), float(rest[1]), int(rest[2])
+    if not (math.isfinite(upper) and n_sure and math.isfinite(float(logits[0]))):
+        return None
+    _, weights = _weights(logits[:n_sure], logits[0], params.temperature)
+    sums = np.cumsum(weights)
+    listed = least = most = int(sums[-1])
+    is_complete = len(weights) < n_sure or n_sure == vocab_size
+    if not is_complete:
+        # Each weight is rounded, by half of one at most.
+        least += max(int(lower * WEIGHT_ONE) - vocab_size, 0)
+        most += int(upper * WEIGHT_ONE) + vocab_size
+    n = _truncate(weights, sums, most, params)
+    reaches = is_complete or n < len(weights) or params.top_p * most <= listed
+    if not reaches or n != _truncate(weights, sums, least, params):
+        return None
+    return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
+
+
 def _search(sums: NDArray[np.int64], total: int, random_bits: int) -> int:
     return int(np.searchsorted(sums, (random_bits * total) >> 53, side="right"))
 
@@ -240,7 +276,7 @@ class Sampler:
         for name, ids in (("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
             if any(token >= vocab_size for token in ids):
                 raise ShapeError(name, expected=f"token ids below {vocab_size}", got=max(ids))
-        self.params, self.sequence = params, sequence
+        self.params, self.sequence, self.vocab_size = params, sequence, vocab_size
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
         self._seen = self._counts = None
         if params.has_penalties:
@@ -253,18 +289,30 @@ class Sampler:
     def choose(self, result: StepResult, row: int, position: int) -> tuple[int, TokenLogprob | None]:
         """The token of one row of a step's result, and its log-probabilities if they are asked for.
 
-        A result with at least ``n_candidates`` candidates a row, or with full logits, gives the same token.
+        A result with at least ``n_candidates`` candidates a row, or with full logits, gives the same token. Where candidates do
+        not decide, the row's full logits are projected.
         Errors: NumericsError if the best logit is not finite.
         """
         params = self.params
         if result.ids is not None and result.values is not None:
             if params.temperature == 0:
                 return int(result.ids[row, 0]), None
-            k = self.n_candidates
-            return draw(result.ids[row, :k], result.values[row, :k], params, self._random_bits(position)), None
-        if result.logits is None:
+            k, bits = self.n_candidates, self._random_bits(position)
+            ids, values = result.ids[row, :k], result.values[row, :k]
+            if not params.cuts_a_tail:
+                return draw(ids, values, params, bits), None
+            if result.rest is None or result.project is None:
+                raise ShapeError(
+                    "a step's result", expected="the weight of what is no candidate", got="candidates alone"
+                )
+            certain = draw_certain(ids, values, result.rest[row], self.vocab_size, params, bits)
+            if certain is not None:
+                return certain, None
+            raw = result.project(row)
+        elif result.logits is not None:
+            raw = result.logits[row]
+        else:
             raise ShapeError("a step's result", expected="logits or candidates", got="neither")
-        raw = result.logits[row]
         if not math.isfinite(float(raw.max())):
             raise NumericsError("logits are not finite", where=f"position {position - 1}")
         adjusted = self._adjust(raw)
@@ -280,6 +328,11 @@ class Sampler:
         if self._seen is not None and self._counts is not None:
             self._seen[token] = True
             self._counts[token] += 1
+
+    @property
+    def rest_temperature(self) -> float:
+        """The temperature at which the weight of what is no candidate is needed, or 0."""
+        return self.params.temperature if self.n_candidates and self.params.cuts_a_tail else 0.0
 
     def _random_bits(self, position: int) -> int:
         high, low, _, _ = philox(self.params.seed, self.sequence, position)

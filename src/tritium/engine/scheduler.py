@@ -75,7 +75,8 @@ class Scheduler(Generic[S]):
         self._positions = np.zeros(max_tokens, np.int32)
         self._slots = np.zeros(max_tokens, np.int32)
         self._outputs = np.zeros(max_running, np.int32)
-        self._shape = (0, 0, 0)
+        self._temperatures = np.zeros(max_running, np.float32)
+        self._shape = (0, 0, 0, False)
         self._batch = self._view(*self._shape)
 
     def add(self, sequence: S) -> None:
@@ -109,7 +110,10 @@ class Scheduler(Generic[S]):
             if take > 0 and sequence.n_tokens - sequence.n_computed > 1:
                 n = self._pack(work, sequence, take, n)
         wanted = [sequence.sampler.n_candidates for sequence in work.outputs]
-        shape = (n, len(wanted), min(wanted) and max(wanted) if wanted else 1)
+        for i, sequence in enumerate(work.outputs):
+            self._temperatures[i] = sequence.sampler.rest_temperature
+        top_k = min(wanted) and max(wanted) if wanted else 1
+        shape = (n, len(wanted), top_k, bool(top_k and self._temperatures[: len(wanted)].any()))
         if shape != self._shape:
             self._shape, self._batch = shape, self._view(*shape)
         work.batch = self._batch
@@ -161,7 +165,7 @@ class Scheduler(Generic[S]):
         work.parts.append((sequence, n))
         return start + n
 
-    def _view(self, n: int, n_outputs: int, top_k: int) -> Batch:
+    def _view(self, n: int, n_outputs: int, top_k: int, needs_rest: bool) -> Batch:
         return Batch(
             tokens=self._tokens[:n],
             positions=self._positions[:n],
@@ -169,4 +173,5 @@ class Scheduler(Generic[S]):
             block_tables=self.cache.tables,
             outputs=self._outputs[:n_outputs],
             top_k=top_k,
+            temperatures=self._temperatures[:n_outputs] if needs_rest else None,
         )
