@@ -154,9 +154,9 @@ def tensors(config: TinyConfig, seed: int) -> dict[str, tuple[tuple[int, ...], s
     return out
 
 
-def write_tiny(path: Path, name: str, seed: int = 1) -> Path:
-    """Write the model ``TINY[name]`` to ``path`` and return the path."""
-    config = TINY[name]
+def write_tiny(path: Path, name: str | TinyConfig, seed: int = 1) -> Path:
+    """Write the model ``TINY[name]``, or one of these sizes, to ``path`` and return the path."""
+    config = TINY[name] if isinstance(name, str) else name
     content = tensors(config, seed)
     with GGUFWriter(path) as file:
         for key, value in metadata(config).items():

@@ -7,12 +7,12 @@ sections of a bundle in order, so bundles that are joined make one bundle:
     plan       a binary plan (tritium.ir.encode_plan); argument: blocks of the cache. Begins a program; the one before it ends
     resident   a weight in its native layout, in the plan's order
     arena      what the whole arena shall hold
-    cache      what the cache shall hold: of each layer the keys, then the values, float16 bits (csrc/kernel.h has their order)
+    cache      what the cache shall hold: of each layer the keys, then the values, bytes (csrc/kernel.h has their order)
     batch      i32 n_tokens n_slots table_width n_outputs top_k, then i32 tokens, positions, slots, block tables, outputs: a step
 
 and writes for each batch, and at a program's end:
 
-    failure    i64 error (0: none, 1: not finite, 2: does not fit the cache's float16), step, row
+    failure    i64 error (0: none, 1: not finite, 2: does not fit the cache), step, row
     logits     f32, row after row, where the batch asks for outputs and not for candidates
     ids        i32 candidates, where it does
     values     f32 likewise
@@ -58,9 +58,7 @@ class BundleWriter:
         for resident in residents:
             self._section(b"resident", resident)
 
-    def state(
-        self, arena: NDArray[np.uint8], cache: Iterable[tuple[NDArray[np.uint16], NDArray[np.uint16]]] = ()
-    ) -> None:
+    def state(self, arena: NDArray[np.uint8], cache: Iterable[tuple[NDArray[Any], NDArray[Any]]] = ()) -> None:
         """Set the arena and, where layers of (keys, values) are given, the cache."""
         self._section(b"arena", arena)
         halves = [np.ascontiguousarray(half).reshape(-1) for layer in cache for half in layer]
@@ -110,7 +108,7 @@ class BatchResult:
     ids: NDArray[np.int32] | None = None
     values: NDArray[np.float32] | None = None
     arena: NDArray[np.uint8] | None = None
-    cache: NDArray[np.uint16] | None = None
+    cache: NDArray[np.uint8] | None = None
 
 
 @dataclass(slots=True)
@@ -121,7 +119,7 @@ class ProgramResult:
     counters: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 7), np.int64))
 
 
-_ARRAYS = {"logits": "<f4", "ids": "<i4", "values": "<f4", "arena": "u1", "cache": "<u2"}
+_ARRAYS = {"logits": "<f4", "ids": "<i4", "values": "<f4", "arena": "u1", "cache": "u1"}
 
 
 def read_results(path: Path) -> Iterator[ProgramResult]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
-from tritium.errors import FormatError, UnsupportedError
+from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.ir import Domain, Graph, Node, Value, Weight
 from tritium.layouts import LAYOUTS
 from tritium.numerics import PROFILE
+from tritium.ops import CACHES, INT8
 from tritium.types import ModelConfig, TensorInfo
 
 
@@ -168,6 +169,16 @@ class GraphBuilder:
         self, op: str, inputs: tuple[str, ...], outputs: tuple[str, ...], weights: tuple[str, ...], **attrs: float
     ) -> None:
         self._nodes.append(Node(op, inputs, outputs, weights, attrs, self._block))
+
+
+def with_cache(graph: Graph, kv: str) -> Graph:
+    """The graph with keys and values kept as "f16", which it is built with, or as "int8". Errors: ShapeError for another kind."""
+    if kv not in CACHES:
+        raise ShapeError("kv", expected=" or ".join(CACHES), got=kv)
+    if kv == "f16":
+        return graph
+    nodes = (replace(n, op=n.op + INT8) if n.op in ("rope_kv", "attention") else n for n in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _short(value: str) -> str:

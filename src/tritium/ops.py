@@ -8,7 +8,7 @@ bounds the weight of these others, for draws that it may change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 Attrs = Mapping[str, float]
@@ -53,8 +53,20 @@ def _linear(a: Attrs, t: int, kv_len: int) -> Cost:
     return Cost(int(t * a["k"] * a["n"]), int(t * (a["k"] + 4 + 4 * a["n"] * (1 + a.get("accumulate", 0)))))
 
 
+CACHES = ("f16", "int8")
+"""How keys and values are kept: as float16, or as int8 codes with a float32 scale for each position and head."""
+
+INT8 = "_int8"
+"""What the name of an op ends in that works on a cache of int8, and otherwise as the op of the name before it."""
+
+
+def cache_of(ops: Iterable[str]) -> str:
+    """The kind of cache on which these ops work: "f16" or "int8"."""
+    return "int8" if any(op.endswith(INT8) for op in ops) else "f16"
+
+
 def vector_bytes(cache: str, head_dim: int) -> int:
-    """Bytes of one key or value of one head in a cache of kind "f16", or "int8" with its scale."""
+    """Bytes of one key or value of one head in a cache of a kind, its scale included."""
     return {"f16": 2 * head_dim, "int8": head_dim + 4}[cache]
 
 

@@ -12,7 +12,7 @@ from tritium.errors import ShapeError, UnsupportedError
 from tritium.graph import graph_hash
 from tritium.ir import DTYPES, Buffer, Choice, Graph, Node, Operand, Plan, Resident, Step, Value, encode_plan
 from tritium.numerics import KV_BLOCK, PROFILE
-from tritium.ops import OPS, SCREENED_HEAD
+from tritium.ops import INT8, OPS, SCREENED_HEAD
 
 PANEL_ROWS = 16
 ALIGNMENT = 64
@@ -84,7 +84,7 @@ def make_plan(
 
 
 def _plain(node: Node) -> Fused:
-    return Fused(node.op, (node,), node.inputs, node.outputs, node.attrs, in_place=node.op == "rope_kv")
+    return Fused(node.op, (node,), node.inputs, node.outputs, node.attrs, in_place=node.op.startswith("rope_kv"))
 
 
 def _norm_quantize(nodes: list[Fused], backend: Backend) -> list[Fused]:
@@ -364,7 +364,7 @@ def _label(f: Fused) -> str:
         return f.op
     names = [w for node in f.nodes for w in node.weights if w not in COMPUTED]
     if not names:
-        return f.op
+        return f.op.removesuffix(INT8)
     return "+".join(name.removesuffix(".weight").rpartition(".")[2] for name in names)
 
 

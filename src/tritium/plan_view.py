@@ -9,9 +9,9 @@ from typing import Any
 
 from tritium.ir import Plan, Step
 from tritium.layouts import head_plane_bytes
-from tritium.ops import OPS, SCREENED_HEAD
+from tritium.ops import OPS, SCREENED_HEAD, cache_of, vector_bytes
 
-GATHERED = ("embedding", "rope_kv")
+GATHERED = ("embedding", "rope_kv", "rope_kv_int8")
 """Ops that read one row of a resident for each token, not all of it."""
 
 
@@ -130,8 +130,9 @@ def describe(plan: Plan, n_tokens: int = 1, kv_len: int = 1) -> str:
 
 
 def kv_bytes_per_token(plan: Plan) -> int:
-    """Bytes that one position takes in the float16 cache."""
-    return plan.n_kv_layers * 2 * plan.n_kv_heads * plan.head_dim * 2
+    """Bytes that one position takes in the cache."""
+    kind = cache_of(step.op for step in plan.steps)
+    return plan.n_kv_layers * 2 * plan.n_kv_heads * vector_bytes(kind, plan.head_dim)
 
 
 def _row(step: Step, cost: StepCost, width: int = 26) -> str:

@@ -36,6 +36,7 @@ LOADS: tuple[dict[str, Any], ...] = (
     {"max_context": 200, "prefix_cache": False},
     {"head_screen": "on"},
     {"ffn_sparsity": "on", "threads": 2},
+    {"kv": "int8"},
     {"backend": "reference"},
 )
 
@@ -65,6 +66,16 @@ def check(options: dict[str, Any], n: int) -> None:
 @pytest.mark.parametrize("options", LOADS, ids=str)
 def test_none_is_refused(options: dict[str, Any]) -> None:
     check(options, 2 if options.get("backend") == "reference" else 8)
+
+
+def test_a_cache_of_int8_is_not_to_be_told_as_float16() -> None:
+    with load("demo", kv="int8") as model:
+        (receipt,) = receipts(model, bandwidth(model), 1)
+    assert any("attention_int8" in kernel for kernel in receipt["kernels"])
+    told = (
+        jcs.canonical(receipt).replace(b"attention_int8", b"attention_real").replace(b"rope_apply_int8", b"rope_apply")
+    )
+    assert any(found.id == "cache_bytes" for found in forgery.verdict(told).failed)
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2"])

@@ -21,7 +21,7 @@ from tritium.formats.gguf import open_gguf
 from tritium.ir import Plan, encode_plan
 from tritium.kernel_table import TableRow, kernel_table
 from tritium.models import build_graph
-from tritium.ops import OPS
+from tritium.ops import OPS, cache_of
 from tritium.plan import make_plan
 from tritium.types import Batch
 
@@ -124,8 +124,13 @@ class Program:
         self._plan, self._weights, self._kv_blocks = plan, weights, kv_blocks
         self._arena = np.zeros(plan.arena_bytes, np.uint8)
         shape = (kv_blocks, plan.n_kv_heads)
-        self._keys = np.zeros((*shape, plan.head_dim, plan.kv_block), np.uint16)
-        self._values = np.zeros((*shape, plan.kv_block, plan.head_dim), np.uint16)
+        if cache_of(step.op for step in plan.steps) == "int8":
+            self._keys, self._values = (
+                np.zeros((*shape, (plan.head_dim + 4) * plan.kv_block), np.uint8) for _ in range(2)
+            )
+        else:
+            self._keys = np.zeros((*shape, plan.head_dim, plan.kv_block), np.uint16)
+            self._values = np.zeros((*shape, plan.kv_block, plan.head_dim), np.uint16)
         self._counters: list[list[int]] = []
         self._failure = (0, -1, -1)
 
@@ -139,7 +144,7 @@ class Program:
             self._arena[b.offset :][: self._plan.max_tokens * b.width * dtype.itemsize].view(dtype).reshape(-1, b.width)
         )
 
-    def kv(self, layer: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    def kv(self, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
         return self._keys, self._values
 
     def failure(self) -> tuple[str, int, int]:
@@ -163,7 +168,8 @@ class Program:
         assert given.cache is not None
         self._arena[:] = given.arena
         if self._plan.n_kv_layers:
-            self._keys.reshape(-1)[:], self._values.reshape(-1)[:] = np.split(given.cache, 2)
+            for kept, half in zip((self._keys, self._values), np.split(given.cache, 2), strict=True):
+                kept.reshape(-1)[:] = half.view(kept.dtype)
         if ids is not None and values is not None and given.ids is not None and given.values is not None:
             ids.reshape(-1)[:], values.reshape(-1)[:] = given.ids, given.values
         self._failure, self._counters = given.failure, self._result.counters.tolist()

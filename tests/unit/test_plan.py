@@ -13,11 +13,13 @@ from tiny_models import TINY, write_tiny
 from tritium import backends
 from tritium.backends import KernelRow
 from tritium.backends.cpu import CpuBackend
+from tritium.engine.kv import block_bytes
 from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.formats.gguf import open_gguf
-from tritium.graph import graph_hash
+from tritium.graph import graph_hash, with_cache
 from tritium.ir import Graph, Plan
 from tritium.models import architectures, build_graph
+from tritium.numerics import KV_BLOCK
 from tritium.ops import SCREENED_HEAD
 from tritium.plan import make_plan
 from tritium.plan_view import describe, kv_bytes_per_token, step_costs, to_json
@@ -98,7 +100,7 @@ def test_costs_add_up_to_the_matrices(graphs: dict[str, Graph], backend: str) ->
         attention = 3 * c.n_layers * 2 * c.n_heads * c.head_dim * 7
         head = c.vocab_size * c.d_model
         assert sum(cost.macs for cost in costs) == body + attention + head, name
-        assert kv_bytes_per_token(plan) == 4 * c.n_layers * c.n_kv_heads * c.head_dim
+        assert kv_bytes_per_token(plan) == 4 * c.n_layers * c.n_kv_heads * c.head_dim == block_bytes(c) // KV_BLOCK
 
 
 def test_a_screened_head_is_another_plan_of_the_same_graph(graphs: dict[str, Graph]) -> None:
@@ -249,3 +251,24 @@ def test_a_dense_linear_is_refused(tmp_path: Path) -> None:
         tensors = {**file.tensors, name: replace(file.tensors[name], layout="f16")}
         with pytest.raises(UnsupportedError, match="not ternary: blk.0.attn_q.weight"):
             build_graph(file.metadata, tensors)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_cache_of_int8_is_another_meaning_in_half_the_bytes(graphs: dict[str, Graph], backend: str) -> None:
+    graph = graphs["relu2_gqa_tied_chat"]
+    c = graph.config
+    plain, small = (make_plan(with_cache(graph, kv), backends.find(backend)) for kv in ("f16", "int8"))
+    assert plain.graph_hash != small.graph_hash
+    assert [s.label for s in plain.steps] == [s.label for s in small.steps]
+    assert (
+        kv_bytes_per_token(small)
+        == 2 * c.n_layers * c.n_kv_heads * (c.head_dim + 4)
+        == block_bytes(c, "int8") // KV_BLOCK
+    )
+    read = [sum(cost.activation_bytes for cost in step_costs(plan, 1, 1001)) for plan in (plain, small)]
+    once = [sum(cost.activation_bytes for cost in step_costs(plan, 1, 1)) for plan in (plain, small)]
+    assert [all_ - first for all_, first in zip(read, once, strict=True)] == [
+        1000 * kv_bytes_per_token(plan) for plan in (plain, small)
+    ]
+    with pytest.raises(ShapeError, match=r"kv: expected f16 or int8"):
+        with_cache(graph, "int4")

@@ -16,7 +16,7 @@ from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeEr
 from tritium.ir import Plan, Resident, encode_plan
 from tritium.kernel_table import kernel_table
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
-from tritium.ops import OPS, SCREENED_HEAD
+from tritium.ops import OPS, SCREENED_HEAD, cache_of, vector_bytes
 from tritium.resources import available_memory, usable_cpus
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
@@ -263,7 +263,7 @@ class CpuProgram:
             raise ShapeError(f"batch: {error}") from None
         if failed:
             code, step, row = self._native.failure()
-            what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit float16"}
+            what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit the cache"}
             raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
         if k < batch.top_k and logits is not None and batch.temperatures is None:
             ids, values = numerics.top_k(logits, batch.top_k)
@@ -332,7 +332,9 @@ def residents(
 
 def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int) -> None:
     """Refuse to begin what the memory that is left cannot hold."""
-    cache = 4 * plan.n_kv_layers * plan.n_kv_heads * plan.head_dim * plan.kv_block * kv_blocks
+    kind = cache_of(step.op for step in plan.steps)
+    positions = plan.kv_block * kv_blocks
+    cache = 2 * plan.n_kv_layers * plan.n_kv_heads * vector_bytes(kind, plan.head_dim) * positions
     tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or r.layout in _DIALECTS)
     need = packed + cache + tables + plan.arena_bytes
     if available is not None and need > available:

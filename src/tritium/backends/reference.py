@@ -15,6 +15,7 @@ from tritium import numerics
 from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
+from tritium.ops import cache_of
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
 HEAD_ROWS = 8192
@@ -81,8 +82,9 @@ class ReferenceProgram:
         self._plan = plan
         self._source = source
         shape = (plan.n_kv_layers, kv_blocks, plan.kv_block, plan.n_kv_heads, plan.head_dim)
-        self._keys = np.zeros(shape, np.float16)
-        self._values = np.zeros(shape, np.float16)
+        self._is_int8 = cache_of(step.op for step in plan.steps) == "int8"
+        self._keys, self._values = (np.zeros(shape, np.int8 if self._is_int8 else np.float16) for _ in range(2))
+        self._key_scales, self._value_scales = (np.zeros(shape[:-1], np.float32) for _ in range(2))
         self._decoded: dict[int, Any] = {}
         cos, sin = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
         self._rope = (cos, sin)
@@ -92,7 +94,9 @@ class ReferenceProgram:
             "quantize": self._quantize,
             "linear": self._linear,
             "rope_kv": self._rope_kv,
+            "rope_kv_int8": self._rope_kv,
             "attention": self._attention,
+            "attention_int8": self._attention,
             "relu2_mul": self._gated,
             "silu_mul": self._gated,
             "add": self._add,
@@ -168,8 +172,8 @@ class ReferenceProgram:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy a cache block in all layers."""
-        self._keys[:, target] = self._keys[:, source]
-        self._values[:, target] = self._values[:, source]
+        for kept in (self._keys, self._values, self._key_scales, self._value_scales):
+            kept[:, target] = kept[:, source]
 
     def buffer(self, index: int) -> NDArray[Any]:
         """The rows of a buffer after the last step."""
@@ -253,8 +257,16 @@ class ReferenceProgram:
         size = self._plan.kv_block
         blocks = batch.block_tables[batch.slots, batch.positions // size]
         layer, offsets = int(a["layer"]), batch.positions % size
-        self._keys[layer, blocks, offsets] = numerics.to_f16(numerics.apply_rope(k, cos, sin, style))
-        self._values[layer, blocks, offsets] = numerics.to_f16(v)
+        place = layer, blocks, offsets
+        for x, kept, scales in (
+            (numerics.apply_rope(k, cos, sin, style), self._keys, self._key_scales),
+            (v, self._values, self._value_scales),
+        ):
+            if self._is_int8:
+                codes, scale = numerics.quantize_activations(x.reshape(t * kv_heads, d))
+                kept[place], scales[place] = codes.reshape(x.shape), scale.reshape(t, kv_heads)
+            else:
+                kept[place] = numerics.to_f16(x)
         return 0
 
     def _attention(self, step: Step, batch: Batch) -> int:
@@ -268,9 +280,13 @@ class ReferenceProgram:
             blocks = batch.block_tables[slot, : -(-length // self._plan.kv_block)]
             keys = self._keys[layer, blocks].reshape(-1, kv_heads, d)[:length]
             values = self._values[layer, blocks].reshape(-1, kv_heads, d)[:length]
+            scales = [
+                kept[layer, blocks].reshape(-1, kv_heads)[:length] for kept in (self._key_scales, self._value_scales)
+            ]
             for g in range(kv_heads):
                 columns = slice(g * share * d, (g + 1) * share * d)
-                y = numerics.attend(q[row, columns].reshape(share, d), keys[:, g], values[:, g])
+                scaled = [x[:, g] for x in scales] if self._is_int8 else []
+                y = numerics.attend(q[row, columns].reshape(share, d), keys[:, g], values[:, g], *scaled)
                 out[row, columns] = y.reshape(-1)
             macs += 2 * heads * d * length
         return macs

@@ -34,6 +34,7 @@ _PARTS: dict[str, Part] = {
     "logits_projection": "head",
     **dict.fromkeys(SCREENED_HEAD, "head"),
     "attention": "kv",
+    "attention_int8": "kv",
 }
 
 

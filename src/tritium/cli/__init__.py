@@ -42,6 +42,14 @@ class Invocation:
     verbose: bool = False
 
 
+kv_option = click.option(
+    "--kv",
+    type=click.Choice(("f16", "int8")),
+    default="f16",
+    show_default=True,
+    help="How keys and values are kept; int8 takes half the memory and gives other results.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tritium import env
-from tritium.cli import note
+from tritium.cli import kv_option, note
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
@@ -48,6 +48,7 @@ _MODEL_OPTIONS = (
         show_default=True,
         help="Leave out weights that zeros make needless, with the same result: auto (where it pays), on or off.",
     ),
+    kv_option,
 )
 _SAMPLING_OPTIONS = (
     click.option("-n", "--max-tokens", type=int, default=128, show_default=True, help="The most tokens to generate."),
@@ -83,7 +84,7 @@ def sampling_options(function: F) -> F:
     return function
 
 
-_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen", "ffn_sparsity")
+_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen", "ffn_sparsity", "kv")
 
 
 def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True) -> Model:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tritium.cli import json_option, note, print_json
+from tritium.cli import json_option, kv_option, note, print_json
 
 if TYPE_CHECKING:
     from tritium.bench.perplexity import Mean, Perplexity, Text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_CONTEXT = 512
-SETTINGS = ("backend", "device", "i2s-layout", "threads")
+SETTINGS = ("backend", "device", "i2s-layout", "kv", "threads")
 
 _TEXT_OPTIONS = (
     click.option(
@@ -53,10 +53,11 @@ def command() -> None:
 @click.option(
     "--i2s-layout", default="128", show_default=True, help="Block order of I2_S in the file: 128, 64 or 4row."
 )
+@kv_option
 @_text_options
 def perplexity(
-    file: Path, model: str, device: str, backend: str | None, threads: int | None, i2s_layout: str, context: int | None,
-    stride: int | None, tokens: int | None, as_json: bool,
+    file: Path, model: str, device: str, backend: str | None, threads: int | None, i2s_layout: str, kv: str,
+    context: int | None, stride: int | None, tokens: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score FILE, UTF-8 text ("-": standard input): perplexity, nats a token, bits a byte, standard error.
 
@@ -68,7 +69,7 @@ def perplexity(
     from tritium.bench.perplexity import perplexity as score
     from tritium.engine.model import load
 
-    with load(model, device=device, backend=backend, threads=threads, i2s_layout=i2s_layout) as loaded:
+    with load(model, device=device, backend=backend, threads=threads, i2s_layout=i2s_layout, kv=kv) as loaded:
         cut = _tokens(loaded, text, tokens)
         window, step = _sizes(context, stride, loaded)
         result = score(loaded, cut, context=window, stride=step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tritium.cli import json_option, print_json
+from tritium.cli import json_option, kv_option, print_json
 
 
 @click.command(short_help=__doc__)
@@ -18,6 +18,7 @@ from tritium.cli import json_option, print_json
 )
 @click.option("--head-screen", default="auto", show_default=True, help="auto, on or off: as for run.")
 @click.option("--ffn-sparsity", default="auto", show_default=True, help="auto, on or off: as for run.")
+@kv_option
 @json_option
 def command(
     model: str,
@@ -28,6 +29,7 @@ def command(
     kv_len: int,
     head_screen: str,
     ffn_sparsity: str,
+    kv: str,
     as_json: bool,
 ) -> None:
     """Print the plan of MODEL, a GGUF file or "demo": what runs, in order, without loading its weights.
@@ -38,12 +40,13 @@ def command(
     from tritium import backends
     from tritium.engine.model import resolve_model
     from tritium.formats.gguf import open_gguf
+    from tritium.graph import with_cache
     from tritium.models import build_graph
     from tritium.plan import make_plan
     from tritium.plan_view import describe, to_json
 
     with open_gguf(resolve_model(model)) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = with_cache(build_graph(file.metadata, file.tensors), kv)
     chosen = backends.find(backends.resolve(device, backend))
     plan = make_plan(graph, chosen, max_context=max_context, head_screen=head_screen, ffn_sparsity=ffn_sparsity)
     if as_json:

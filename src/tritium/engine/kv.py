@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tritium.errors import ShapeError
 from tritium.numerics import KV_BLOCK
+from tritium.ops import vector_bytes
 from tritium.types import ModelConfig
 
 Tokens = NDArray[np.int32]
@@ -18,9 +19,9 @@ Tokens = NDArray[np.int32]
 _ROOT = 0
 
 
-def block_bytes(config: ModelConfig) -> int:
-    """Bytes of one cache block: keys and values of KV_BLOCK positions in all layers, float16."""
-    return 2 * 2 * config.n_layers * config.n_kv_heads * config.head_dim * KV_BLOCK
+def block_bytes(config: ModelConfig, kv: str = "f16") -> int:
+    """Bytes of one cache block: keys and values of KV_BLOCK positions in all layers, kept as ``kv``, "f16" or "int8"."""
+    return 2 * config.n_layers * config.n_kv_heads * vector_bytes(kv, config.head_dim) * KV_BLOCK
 
 
 def blocks_for(n_positions: int) -> int:

@@ -20,6 +20,7 @@ from tritium.engine.tokenizer import Tokenizer
 from tritium.errors import FormatError, ShapeError, TritiumError
 from tritium.executor import Executor
 from tritium.formats.gguf import GGUFFile, open_gguf
+from tritium.graph import with_cache
 from tritium.ir import Graph, Plan
 from tritium.models import build_graph
 from tritium.numerics import F32, KV_BLOCK
@@ -50,7 +51,7 @@ def load(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None, backend: str | None = None,
     max_context: int | None = None, kv_budget: int | None = None, chunk: int | None = None,
     prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto", ffn_sparsity: str = "auto",
-    weight_cache: bool | None = None,
+    weight_cache: bool | None = None, kv: str = "f16",
 ) -> Model:  # fmt: skip
     """Open a model and put its weights in place.
 
@@ -61,7 +62,8 @@ def load(
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
     Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result:
     "auto" where it pays, "on", "off"; ``ffn_sparsity``: leave out what zeros make needless in the feed-forward layers, likewise.
-    ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``weight_cache``: keep the
+    ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``kv``: keep keys and values as "f16",
+    or as "int8" in half the memory, with other results. ``weight_cache``: keep the
     packed weights of a large model in the cache folder and map them the next time; None is TRITIUM_WEIGHT_CACHE, else yes.
 
     Errors: OSError; FormatError and UnsupportedError name the file and the place; ShapeError for arguments out of range.
@@ -72,8 +74,8 @@ def load(
     place = resolve_model(path)
     file = open_gguf(place, i2s_layout=i2s_layout)
     try:
-        graph = build_graph(file.metadata, file.tensors)
-        context, n_blocks = _cache_size(graph.config, max_context, kv_budget)
+        graph = with_cache(build_graph(file.metadata, file.tensors), kv)
+        context, n_blocks = _cache_size(graph.config, max_context, kv_budget, kv)
         plan = make_plan(
             graph, backends.find(name), max_context=context, head_screen=head_screen, ffn_sparsity=ffn_sparsity
         )
@@ -134,9 +136,9 @@ def _check_tensors(file: GGUFFile, plan: Plan) -> None:
                 file.check(name)
 
 
-def _cache_size(config: ModelConfig, max_context: int | None, kv_budget: int | None) -> tuple[int, int]:
+def _cache_size(config: ModelConfig, max_context: int | None, kv_budget: int | None, kv: str) -> tuple[int, int]:
     """The context in tokens and the cache in blocks."""
-    size = block_bytes(config)
+    size = block_bytes(config, kv)
     if max_context is not None and not 1 <= max_context <= config.max_context:
         raise ShapeError("max_context", expected=f"1 to {config.max_context}, the model's own", got=max_context)
     if kv_budget is not None and kv_budget < size:

@@ -14,6 +14,7 @@ from tritium.types import StepCount, Trace
 FAMILIES = {
     "linear": "body",
     "attention": "attention",
+    "attention_int8": "attention",
     "logits_projection": "head",
     **dict.fromkeys(SCREENED_HEAD, "head"),
 }

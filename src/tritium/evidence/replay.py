@@ -22,6 +22,8 @@ from tritium.evidence.trace import note_rows, trace_leaves, trace_root
 from tritium.formats.gguf import open_gguf
 from tritium.gates import Check, check
 from tritium.layouts import I2S_LAYOUTS
+from tritium.ops import cache_of
+from tritium.receipts import registry
 from tritium.types import Batch
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def loaded(evidence: Mapping[str, Any], place: Path, backend: str, threads: int 
         threads=threads,
         max_context=len(run["prompt_ids"]) + len(run["token_ids"]),
         i2s_layout=dialects[0] if dialects else "128",
+        kv=cache_of(entry.op for row in evidence["ledger"]["steps"] if (entry := registry.find(row["kernel"]))),
     )
     with model:
         yield model

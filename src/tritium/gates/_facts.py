@@ -13,6 +13,7 @@ from typing import Any
 from tritium.receipts import registry
 
 LINEAR, ATTENTION, HEAD = "linear", "attention", "logits_projection"
+INT8 = "_int8"  # ends the name of an op that works on a cache of int8
 SCREENED_HEAD = ("screen", "threshold", "refine", "rescore")
 
 
@@ -23,7 +24,8 @@ def ids_hash(ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """A ledger row: block −1 stands outside the layers, ``op`` is "unknown" for an id that no registry has."""
+    """A ledger row: block −1 stands outside the layers, ``op`` is "unknown" for an id that no registry has, and does not tell
+    how keys and values are kept."""
 
     block: int
     label: str
@@ -96,7 +98,7 @@ class Facts:
             entry = registry.find(row["kernel"])
             work = (row[name] for name in ("calls", "macs", "macs_skipped", "bytes", "ns"))
             is_layer = bool(dot) and block.isdigit()
-            op = entry.op if entry is not None else "unknown"
+            op = entry.op.removesuffix(INT8) if entry is not None else "unknown"
             out.append(
                 StepWork(int(block) if is_layer else -1, label if is_layer else row["step"], row["kernel"], op, *work)
             )
@@ -144,9 +146,15 @@ class Facts:
         return max((s.bytes // s.calls for s in self.steps if s.op == HEAD and s.calls), default=0)
 
     def cache_bytes(self, n_positions: int) -> int:
-        """Bytes of keys and values of so many positions in all layers, float16."""
-        c = self.config
-        return int(4 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"] * n_positions)
+        """Bytes of keys and values of so many positions in all layers."""
+        return int(2 * self.config["n_layers"] * self.config["n_kv_heads"] * self.vector_bytes * n_positions)
+
+    @cached_property
+    def vector_bytes(self) -> int:
+        """Bytes of one key or value of a head: float16, or where the attention's kernel says so int8 with a scale."""
+        ops = {entry.op for row in self.ledger["steps"] if (entry := registry.find(row["kernel"]))}
+        width: int = self.config["head_dim"]
+        return width + 4 if ATTENTION + INT8 in ops else 2 * width
 
     def pass_bytes(self, one: Mapping[str, int]) -> int:
         """Unique bytes that a pass touches: body, head if it gave logits, keys and values up to its last position."""

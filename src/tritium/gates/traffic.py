@@ -23,7 +23,7 @@ READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", *SCREENED_H
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
-    """Panels of 16 × 16 codes and a scale; rows of the head in their layout; 4·head_dim bytes a position and key-value head."""
+    """Panels of 16 × 16 codes and a scale; rows of the head in their layout; a key and a value a position and head."""
     names = ("weight_bytes", "cache_bytes")
     if facts.evidence is None:
         yield from (check(name, "E3", None, hint="No ledger") for name in names)
@@ -102,7 +102,8 @@ def _expected(facts: Facts, s: StepWork, names: list[str]) -> int | None:
 def _cache(facts: Facts) -> Check:
     c = facts.config
     seen = sum(p["n_tokens"] * p["position"] + p["n_tokens"] * (p["n_tokens"] + 1) // 2 for p in facts.run["passes"])
-    expected = {ATTENTION: 4 * c["head_dim"] * c["n_kv_heads"] * seen, "rope_kv": 4 * c["head_dim"] * facts.n_forwarded}
+    read = 2 * facts.vector_bytes * c["n_kv_heads"] * seen
+    expected = {ATTENTION: read, "rope_kv": 4 * c["head_dim"] * facts.n_forwarded}
     for s in facts.steps:
         if s.op in expected and s.bytes != expected[s.op]:
             return check("cache_bytes", "E3", False, s.bytes, expected[s.op], f"{s.block}.{s.label}")
