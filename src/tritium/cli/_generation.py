@@ -84,7 +84,17 @@ def sampling_options(function: F) -> F:
     return function
 
 
-_MODEL_KEYS = ("model", "threads", "device", "backend", "max_context", "i2s_layout", "head_screen", "ffn_sparsity", "kv")
+_MODEL_KEYS = (
+    "model",
+    "threads",
+    "device",
+    "backend",
+    "max_context",
+    "i2s_layout",
+    "head_screen",
+    "ffn_sparsity",
+    "kv",
+)
 
 
 def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True) -> Model:
