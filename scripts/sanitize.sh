@@ -15,11 +15,11 @@ build() { # folder, options of the compiler
     cmake --build "$1" --target _native --parallel "$jobs"; } >"$1/build.log" 2>&1 || { cat "$1/build.log"; return 1; }
 }
 
-# What a sanitizer says goes to the standard error that pytest must not capture. The reference's tests run no native code.
+# JUnit for the gates. What a sanitizer says goes to the standard error that pytest must not capture. The reference's tests run no native code.
 check() { # folder, run-time library, tests
   echo "$1"
   LD_PRELOAD="$(g++ -print-file-name="$2") $(g++ -print-file-name=libstdc++.so)" \
-    "${fixed[@]}" "$python" -m pytest -q -p no:xdist --capture=sys -k "not reference" --native "$1"/_native.*.so "${@:3}"
+    "${fixed[@]}" "$python" -m pytest -q -p no:xdist --capture=sys --junitxml="$1/junit.xml" -k "not reference" --native "$1"/_native.*.so "${@:3}"
 }
 
 # Address-space randomization can move memory to where this version of the race detector wants its own.

@@ -59,6 +59,11 @@ VARIABLES = (
         "0: packed weights of large models are not kept in the cache folder for the next load.",
     ),
     Variable("XDG_CACHE_HOME", "path", "~/.cache", "Parent of the cache folder where TRITIUM_CACHE is not set."),
+    Variable(
+        "BITNET_SKIP_BUILD", "flag", "off", "1: commands that compile leave that out, and say that it was not measured."
+    ),
+    Variable("RUNNER_NAME", "name", "local", "Who runs a gate, in its reports; set by GitHub."),
+    Variable("GITHUB_STEP_SUMMARY", "path", "none", "File that gates append their report to; set by GitHub."),
     Variable("NO_COLOR", "flag", "off", "Any value but the empty one turns color off."),
 )
 
@@ -117,6 +122,22 @@ def flamegraph_tool() -> str | None:
     return _text("BITNET_FLAMEGRAPH_TOOL") or None
 
 
+def skips_build() -> bool:
+    """True where nothing is to be compiled."""
+    return _is_on(_text("BITNET_SKIP_BUILD"))
+
+
+def runner() -> str:
+    """Who runs this."""
+    return _text("RUNNER_NAME") or "local"
+
+
+def step_summary() -> Path | None:
+    """The file that a workflow shows as the summary of a step, None outside of one."""
+    text = _text("GITHUB_STEP_SUMMARY")
+    return Path(text) if text else None
+
+
 def recorded() -> dict[str, str]:
     """The variables with an effect on a run that are set, as text: what a receipt tells of the environment."""
     none = (
@@ -126,6 +147,9 @@ def recorded() -> dict[str, str]:
         "TRITIUM_WEIGHT_CACHE",
         "BITNET_GGUF",
         "BITNET_FLAMEGRAPH_TOOL",
+        "RUNNER_NAME",
+        "GITHUB_STEP_SUMMARY",
+        "BITNET_SKIP_BUILD",
     )
     names = [v.name for v in VARIABLES if v.name not in none]
     return {name: _text(name) for name in names if _text(name)}

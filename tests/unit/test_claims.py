@@ -60,6 +60,12 @@ def test_what_is_a_claim(text: str, found: list[str]) -> None:
     assert [claim.text for claim in find_claims(Path("page.md"), text)] == found
 
 
+def test_what_is_bound_is_a_claim() -> None:
+    assert [c.text for c in find_claims(Path("page.md"), "Tolerance ±15 % <!-- bound: a.toml#b --> of 3 %.")] == [
+        "15 %"
+    ]
+
+
 def test_a_claim_knows_its_line() -> None:
     text = "# Title\n\nOne line.\nIt decodes\n7 tok/s.\n\n```text\n\n8 tok/s\n```\n"
     assert [(claim.line, claim.text) for claim in find_claims(Path("page.md"), text)] == [

@@ -12,6 +12,14 @@ from tritium.bench.perplexity import divergence
 from tritium.errors import NumericsError, ShapeError
 from tritium.numerics import F32, F64, top_k
 
+PASSAGE = (
+    "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
+    "Rough winds do shake the darling buds of May,\nAnd summer's lease hath all too short a date;\n"
+    "Sometime too hot the eye of heaven shines,\nAnd often is his gold complexion dimm'd;\n"
+    "And every fair from fair sometime declines,\nBy chance or nature's changing course untrimm'd;\n"
+)
+"""What is compared on if no text is given: Shakespeare, Sonnet 18."""
+
 
 @dataclass(frozen=True, slots=True)
 class Divergence:

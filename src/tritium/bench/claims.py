@@ -137,7 +137,9 @@ def find_claims(path: Path, text: str) -> list[Claim]:
         found = [
             Claim(path, text.count("\n", 0, start + m.start()) + 1, m[0], start + m.start(), _numbers(m), m["unit"])
             for m in _CLAIM.finditer(hidden)
-            if m["unit"] in _SPEEDS or _speaks_of_performance(hidden, m.start(), is_code)
+            if m["unit"] in _SPEEDS
+            or _speaks_of_performance(hidden, m.start(), is_code)
+            or _BOUND.match(block[m.end() :].lstrip())
         ]
         comments = list(_BOUND.finditer(block))
         if is_code and lead is not None:
@@ -226,7 +228,7 @@ def _check(claim: Claim, root: Path) -> None:
     if len(claim.references) != len(claim.numbers):
         raise FormatError("wrong number of references", expected=len(claim.numbers), got=len(claim.references))
     measured = [_value(reference, claim.require, root) for reference in claim.references]
-    claim.values = tuple(_in_unit(v, r.field, claim.unit) for v, r in zip(measured, claim.references, strict=True))
+    claim.values = tuple(_in_unit(v, r, claim.unit) for v, r in zip(measured, claim.references, strict=True))
     for text, value in zip(claim.numbers, claim.values, strict=True):
         if rendered(value, text) != text:
             raise FormatError("the evidence says otherwise", expected=rendered(value, text), got=text)
@@ -274,13 +276,16 @@ def _field(document: Any, field: str, name: str) -> float:
     return float(document)
 
 
-def _in_unit(value: float, field: str, unit: str) -> float:
-    """A field's value in the unit of the text."""
+def _in_unit(value: float, reference: Reference, unit: str) -> float:
+    """A field's value in the unit of the text; a policy's field whose name tells no unit is in that already."""
     kind, size = _UNITS[unit]
-    name = re.sub(r"\[\d+\]$", "", field)
-    measured, factor = next((what for ending, what in _FIELDS if name.endswith(ending)), ("ratio", 1.0))
+    name = re.sub(r"\[\d+\]$", "", reference.field)
+    known = next((what for ending, what in _FIELDS if name.endswith(ending)), None)
+    if known is None and reference.path.endswith(".toml"):
+        return value
+    measured, factor = known or ("ratio", 1.0)
     if measured != kind:
-        raise FormatError("the field is of another dimension", where=field, expected=kind, got=measured)
+        raise FormatError("the field is of another dimension", where=reference.field, expected=kind, got=measured)
     return value * factor / size
 
 

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from tritium.bench.crossval import OpAgreement, Report
     from tritium.bench.peers import Peer
 
-PASSAGE = (
-    "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
-    "Rough winds do shake the darling buds of May,\nAnd summer's lease hath all too short a date;\n"
-    "Sometime too hot the eye of heaven shines,\nAnd often is his gold complexion dimm'd;\n"
-    "And every fair from fair sometime declines,\nBy chance or nature's changing course untrimm'd;\n"
-)
-"""What is compared on if no text is given: Shakespeare, Sonnet 18."""
-
 SHOWN_LAYERS = 6
 
 
@@ -62,15 +54,14 @@ def command(
     """
     if file is not None and prompt is not None:
         raise click.UsageError("--text and --prompt exclude each other")
-    text = prompt if prompt is not None else PASSAGE
-    if file is not None:
-        text = _read(file)
+    from tritium.bench.agreement import PASSAGE
     from tritium.bench.crossval import Tolerance, cross_validate
     from tritium.bench.peers import open_peer
     from tritium.engine.model import load
     from tritium.errors import NumericsError
     from tritium.formats.gguf import open_gguf
 
+    text = _read(file) if file is not None else PASSAGE if prompt is None else prompt
     with load(model, device=device, backend=backend, threads=threads, i2s_layout=i2s_layout) as ours:
         for line in ours.tokenizer.notes:
             note(line)

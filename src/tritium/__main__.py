@@ -1,0 +1,7 @@
+"""``python -m tritium``: the command line."""
+
+from __future__ import annotations
+
+from tritium.cli import main
+
+main()
