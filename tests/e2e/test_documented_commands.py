@@ -19,7 +19,7 @@ PYTHON = [
     (page, code)
     for page in PAGES
     for code in re.findall(
-        r"^```python\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        r"^```python\n(import .*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
 ]
 # Set-up of the checkout itself, which whoever runs this test has done; Arm has tests of its own.
