@@ -360,7 +360,7 @@ def _resident(
     if resident.layout == info.layout:
         data = source.data(name)
         if info.layout in _DIALECTS:
-            # Its panels are checked. Rows are gathered: from the pages of a file that takes a third more time.
+            # Its panels are checked. Rows are gathered: page by page of a file that takes longer.
             return _native.copy_to_huge_pages(data)
         if info.layout not in _FLOATS or not _native.all_finite(data, info.layout, n_threads):
             LAYOUTS[info.layout].check(data, info.shape, where=name, offset=info.offset)
