@@ -93,6 +93,19 @@ View<uint8_t, 1> pack_head_plane(const Bytes& data, const std::string& layout, i
   return as_array(std::move(plane));
 }
 
+std::vector<nb::bytes> sha256_of_each(const std::vector<Bytes>& arrays, int n_threads) {
+  std::vector<std::span<const uint8_t>> spans;
+  for (const Bytes& array : arrays) spans.emplace_back(array.data(), array.size());
+  std::vector<uint8_t> digests(arrays.size() * kDigestBytes);
+  {
+    const nb::gil_scoped_release unlocked;
+    sha256_each(spans, n_threads, digests.data());
+  }
+  std::vector<nb::bytes> list;
+  for (size_t i = 0; i < arrays.size(); ++i) list.emplace_back(digests.data() + i * kDigestBytes, kDigestBytes);
+  return list;
+}
+
 nb::bytes sha256(const nb::bytes& data, bool portable) {
   uint8_t digest[kDigestBytes];
   Sha256 hash(portable);
@@ -157,6 +170,64 @@ std::tuple<std::string, std::string, std::string> build_info() {
   return {compiler, TRITIUM_BUILD_FLAGS, architecture};
 }
 
+// The arrays of a step, kept alive: a step that follows another with the same arrays begins without looking at them again.
+class Request {
+ public:
+  Request(In<int32_t, 1> tokens, In<int32_t, 1> positions, In<int32_t, 1> slots, In<int32_t, 2> block_tables, In<int32_t, 1> outputs,
+          int64_t top_k, std::optional<Out<float, 2>> logits, std::optional<Out<int32_t, 2>> ids, std::optional<Out<float, 2>> values,
+          std::optional<Out<uint8_t, 2>> columns, std::optional<Out<uint8_t, 2>> hidden, std::optional<Out<uint8_t, 2>> rows,
+          std::optional<In<float, 1>> temperatures, std::optional<Out<float, 2>> rest)
+      : inputs_{std::move(tokens), std::move(positions), std::move(slots), std::move(outputs)},
+        block_tables_(std::move(block_tables)),
+        logits_(std::move(logits)),
+        ids_(std::move(ids)),
+        values_(std::move(values)),
+        traced_{std::move(columns), std::move(hidden), std::move(rows)},
+        temperatures_(std::move(temperatures)),
+        rest_(std::move(rest)) {
+    const auto span = [](const In<int32_t, 1>& array) { return std::span<const int32_t>(array.data(), array.size()); };
+    request_ = {span(inputs_[0]), span(inputs_[1]), span(inputs_[2]), block_tables_.data(),
+                static_cast<int64_t>(block_tables_.shape(0)), static_cast<int64_t>(block_tables_.shape(1)), span(inputs_[3]), top_k};
+    const int64_t n = static_cast<int64_t>(inputs_[3].size());
+    if (logits_) request_.logits = checked(*logits_, n, logits_width(), "logits");
+    if (ids_) request_.ids = checked(*ids_, n, top_k, "ids");
+    if (values_) request_.values = checked(*values_, n, top_k, "values");
+    const int64_t t = static_cast<int64_t>(inputs_[0].size());
+    if (traced_[0]) request_.trace.columns = checked(*traced_[0], t, kDigestBytes, "columns");
+    if (traced_[1]) request_.trace.hidden = checked(*traced_[1], n, kDigestBytes, "hidden");
+    if (traced_[2]) request_.trace.rows = checked(*traced_[2], t, row_bytes(), "rows");
+    if (temperatures_) {
+      if (static_cast<int64_t>(temperatures_->size()) != n) throw std::invalid_argument("temperatures: expected one for each output");
+      request_.temperatures = temperatures_->data();
+    }
+    if (rest_) request_.rest = checked(*rest_, n, 3, "rest");
+  }
+
+  const StepRequest& request() const { return request_; }
+  int64_t row_bytes() const { return traced_[2] ? static_cast<int64_t>(traced_[2]->shape(1)) : 0; }
+  int64_t logits_width() const { return logits_ ? static_cast<int64_t>(logits_->shape(1)) : 0; }
+
+ private:
+  template <class T>
+  static T* checked(const Out<T, 2>& array, int64_t rows, int64_t cols, const char* name) {
+    if (static_cast<int64_t>(array.shape(0)) != rows || static_cast<int64_t>(array.shape(1)) != cols) {
+      throw std::invalid_argument(std::string(name) + ": expected shape (" + std::to_string(rows) + ", " + std::to_string(cols) +
+                                  "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
+    }
+    return array.data();
+  }
+
+  In<int32_t, 1> inputs_[4];
+  In<int32_t, 2> block_tables_;
+  std::optional<Out<float, 2>> logits_;
+  std::optional<Out<int32_t, 2>> ids_;
+  std::optional<Out<float, 2>> values_;
+  std::optional<Out<uint8_t, 2>> traced_[3];  // columns, hidden, rows
+  std::optional<In<float, 1>> temperatures_;
+  std::optional<Out<float, 2>> rest_;
+  StepRequest request_;
+};
+
 // The executor with the arrays that it reads.
 class Program {
  public:
@@ -173,38 +244,21 @@ class Program {
     return *executor_;
   }
 
-  int step(const In<int32_t, 1>& tokens, const In<int32_t, 1>& positions, const In<int32_t, 1>& slots,
-           const In<int32_t, 2>& block_tables, const In<int32_t, 1>& outputs, int64_t top_k,
-           const std::optional<Out<float, 2>>& logits, const std::optional<Out<int32_t, 2>>& ids,
-           const std::optional<Out<float, 2>>& values, const std::optional<Out<uint8_t, 2>>& columns,
-           const std::optional<Out<uint8_t, 2>>& hidden, const std::optional<Out<uint8_t, 2>>& rows,
-           const std::optional<In<float, 1>>& temperatures, const std::optional<Out<float, 2>>& rest) {
-    StepRequest request{{tokens.data(), tokens.size()},
-                        {positions.data(), positions.size()},
-                        {slots.data(), slots.size()},
-                        block_tables.data(),
-                        static_cast<int64_t>(block_tables.shape(0)),
-                        static_cast<int64_t>(block_tables.shape(1)),
-                        {outputs.data(), outputs.size()},
-                        top_k};
-    const int64_t n = static_cast<int64_t>(outputs.size());
-    if (logits) request.logits = checked(*logits, n, executor_->plan().vocab_size, "logits");
-    if (ids) request.ids = checked(*ids, n, top_k, "ids");
-    if (values) request.values = checked(*values, n, top_k, "values");
-    const auto t = static_cast<int64_t>(tokens.size());
-    if (columns) request.trace.columns = checked(*columns, t, kDigestBytes, "columns");
-    if (hidden) request.trace.hidden = checked(*hidden, n, kDigestBytes, "hidden");
-    if (rows) request.trace.rows = checked(*rows, t, executor_->trace_row_bytes(), "rows");
-    if (temperatures) {
-      if (static_cast<int64_t>(temperatures->size()) != n) throw std::invalid_argument("temperatures: expected one for each output");
-      request.temperatures = temperatures->data();
-    }
-    if (rest) request.rest = checked(*rest, n, 3, "rest");
+  int step(const Request& request) {
     Executor& executor = this->executor();
+    const StepRequest& r = request.request();
+    const auto expect = [](const char* name, size_t n, int64_t width, int64_t got) {
+      if (got == width) return;
+      const std::string rows = "(" + std::to_string(n) + ", ";
+      throw std::invalid_argument(std::string(name) + ": expected shape " + rows + std::to_string(width) + "), got " + rows +
+                                  std::to_string(got) + ")");
+    };
+    if (r.logits != nullptr) expect("logits", r.outputs.size(), executor.plan().vocab_size, request.logits_width());
+    if (r.trace.rows != nullptr) expect("rows", r.tokens.size(), executor.trace_row_bytes(), request.row_bytes());
     Failure failure;
     {
       const nb::gil_scoped_release unlocked;
-      failure = executor.step(request);
+      failure = executor.step(r);
     }
     if (failure.error != Error::none) failure_ = failure;
     return static_cast<int>(failure.error);
@@ -216,15 +270,6 @@ class Program {
   }
 
  private:
-  template <class T>
-  static T* checked(const Out<T, 2>& array, int64_t rows, int64_t cols, const char* name) {
-    if (static_cast<int64_t>(array.shape(0)) != rows || static_cast<int64_t>(array.shape(1)) != cols) {
-      throw std::invalid_argument(std::string(name) + ": expected shape (" + std::to_string(rows) + ", " + std::to_string(cols) +
-                                  "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
-    }
-    return array.data();
-  }
-
   std::vector<Bytes> residents_;
   std::unique_ptr<Executor> executor_;
   Failure failure_;
@@ -289,23 +334,30 @@ void translate_code_error(const std::exception_ptr& p, void* type) {
 }
 
 void bind_program(nb::module_& m) {
+  nb::class_<Request>(m, "Request", "The arrays of a step. It may be run again after their elements, but not their shapes, have changed.")
+      .def(nb::init<In<int32_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<int32_t, 2>, In<int32_t, 1>, int64_t,
+                    std::optional<Out<float, 2>>, std::optional<Out<int32_t, 2>>, std::optional<Out<float, 2>>,
+                    std::optional<Out<uint8_t, 2>>, std::optional<Out<uint8_t, 2>>, std::optional<Out<uint8_t, 2>>,
+                    std::optional<In<float, 1>>, std::optional<Out<float, 2>>>(),
+           "tokens"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(), "block_tables"_a.noconvert(),
+           "outputs"_a.noconvert(), "top_k"_a, "logits"_a.noconvert().none() = nb::none(), "ids"_a.noconvert().none() = nb::none(),
+           "values"_a.noconvert().none() = nb::none(), "columns"_a.noconvert().none() = nb::none(),
+           "hidden"_a.noconvert().none() = nb::none(), "rows"_a.noconvert().none() = nb::none(),
+           "temperatures"_a.noconvert().none() = nb::none(), "rest"_a.noconvert().none() = nb::none(),
+           "Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits\n"
+           "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,\n"
+           "rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of\n"
+           "what is no candidate over the best one's, and how many are sure; each where given. Errors: ValueError for another\n"
+           "shape.");
   nb::class_<Program>(m, "Program",
                       "A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises "
                       "RuntimeError.")
       .def(nb::init<const nb::bytes&, std::vector<Bytes>, int64_t, int>(), "plan"_a, "residents"_a, "kv_blocks"_a, "n_threads"_a,
            "Parse and check a binary plan (tritium.ir.encode_plan), bind its kernels, keep the residents alive.\n\n"
            "Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.")
-      .def("step", &Program::step, "tokens"_a.noconvert(), "positions"_a.noconvert(), "slots"_a.noconvert(),
-           "block_tables"_a.noconvert(), "outputs"_a.noconvert(), "top_k"_a, "logits"_a.noconvert().none(),
-           "ids"_a.noconvert().none(), "values"_a.noconvert().none(), "columns"_a.noconvert() = nb::none(),
-           "hidden"_a.noconvert() = nb::none(), "rows"_a.noconvert() = nb::none(), "temperatures"_a.noconvert() = nb::none(),
-           "rest"_a.noconvert() = nb::none(),
-           "Run the plan on T tokens; the interpreter's lock is released.\n\n"
-           "Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits\n"
-           "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,\n"
-           "rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of\n"
-           "what is no candidate over the best one's, and how many are sure; each where given.\n"
-           "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit\n"
+      .def("step", &Program::step, "request"_a,
+           "Run the plan on the request's tokens; the interpreter's lock is released.\n\n"
+           "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a request that does not fit\n"
            "the plan; RuntimeError while another thread is in a step.")
       .def("project",
            [](Program& self, int64_t output, const Out<float, 1>& logits) {
@@ -354,6 +406,8 @@ void bind_program(nb::module_& m) {
            "scales.")
       .def_prop_ro("trace_row_bytes", [](const Program& self) { return self.executor().trace_row_bytes(); },
                    "Bytes of a token's quantized rows: codes and scale of each.")
+      .def_prop_ro("n_shared_loops", [](const Program& self) { return self.executor().n_shared_loops(); },
+                   "Loops since the start that the threads shared: each is a barrier.")
       .def_prop_ro("n_threads", [](const Program& self) { return self.executor().n_threads(); }, "Workers, the caller included.");
 }
 
@@ -397,6 +451,7 @@ NB_MODULE(_native, m) {
       },
       "data"_a, "layout"_a, "n_threads"_a = 1,
       "True if every number, of layout \"f32\", \"f16\" or \"bf16\", is finite. Errors: ValueError for another layout.");
+  m.def("sha256_each", &sha256_of_each, "arrays"_a, "n_threads"_a = 1, "SHA-256 of each of several arrays of bytes.");
   m.def("sha256", &sha256, "data"_a, "portable"_a = false,
         "SHA-256 of some bytes, with the processor's instructions for it or (portable) without.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -84,6 +84,7 @@ class Executor {
 
   const PlanSpec& plan() const { return plan_; }
   int n_threads() const { return pool_->size(); }
+  uint32_t n_shared_loops() const { return pool_->n_shared(); }
   int64_t kv_blocks() const { return kv_blocks_; }
   uint8_t* arena() const { return arena_.data(); }
   KvLayer kv(int64_t layer) const;

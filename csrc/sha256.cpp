@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "thread_pool.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -170,6 +172,17 @@ void Sha256::finish(uint8_t* digest) {
   for (size_t i = 0; i < 8; ++i) block_[56 + i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
   compress_(state_.data(), block_.data(), 1);
   for (size_t i = 0; i < kDigestBytes; ++i) digest[i] = static_cast<uint8_t>(state_[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+void sha256_each(std::span<const std::span<const uint8_t>> data, int n_threads, uint8_t* out) {
+  ThreadPool pool(n_threads);
+  pool.run({static_cast<int64_t>(data.size()), 1}, [&](int, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Sha256 hash;
+      hash.update(data[static_cast<size_t>(i)]);
+      hash.finish(out + static_cast<size_t>(i) * kDigestBytes);
+    }
+  });
 }
 
 }  // namespace tritium

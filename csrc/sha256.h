@@ -26,4 +26,7 @@ class Sha256 {
   uint64_t length_ = 0;
 };
 
+// The digest of each of the byte strings, 32 bytes at `out` each, by several threads.
+void sha256_each(std::span<const std::span<const uint8_t>> data, int n_threads, uint8_t* out);
+
 }  // namespace tritium

@@ -33,6 +33,9 @@ class ThreadPool {
 
   int size() const { return n_threads_; }
 
+  // Loops so far that had something for more than one thread: each costs a wake-up and a wait.
+  uint32_t n_shared() const { return loops_.load(std::memory_order_relaxed); }
+
   // False in a child process: threads do not survive fork, so the child drops this pool and makes its own.
   bool usable() const { return process_ == process_id(); }
 

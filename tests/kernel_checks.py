@@ -185,10 +185,11 @@ def check(row: TableRow, case: Case, n_threads: int, make: Make = native) -> str
     ids, values = (
         (np.zeros((case.t, k), np.int32), np.zeros((case.t, k), np.float32)) if op == "select" else (None, None)
     )
+    rows = (column(case.tokens), column(case.positions), column(case.slots))
+    rest = None if case.temperatures is None else np.zeros((case.t, 3), np.float32)
     failed = program.step(
-        column(case.tokens), column(case.positions), column(case.slots), case.tables, outputs, k, None, ids, values,
-        temperatures=case.temperatures, rest=None if case.temperatures is None else np.zeros((case.t, 3), np.float32),
-    )  # fmt: skip
+        _native.Request(*rows, case.tables, outputs, k, None, ids, values, temperatures=case.temperatures, rest=rest)
+    )
     code, _, at = program.failure()
     if (code, at) != (case.failure or ("none", -1)) or bool(failed) != (case.failure is not None):
         return f"expected failure {case.failure}, got {code} in row {at}"

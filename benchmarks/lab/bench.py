@@ -92,7 +92,7 @@ class Bench:
         """One pass over all steps. Errors: RuntimeError if a kernel reports a failure."""
         self._program.reset_counters()
         c = self._column
-        if self._program.step(c, c, c, self._table, self._none, 0, None, None, None):
+        if self._program.step(_native.Request(c, c, c, self._table, self._none, 0, None, None, None)):
             raise RuntimeError(f"{self._program.failure()}")
         counted = self._program.counters()
         return Pass(*(sum(row[i] for row in counted) for i in (6, 3, 5)))

@@ -67,6 +67,9 @@ def all_finite(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='
     True if every number, of layout "f32", "f16" or "bf16", is finite. Errors: ValueError for another layout.
     """
 
+def sha256_each(arrays: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]], n_threads: int = 1) -> list[bytes]:
+    """SHA-256 of each of several arrays of bytes."""
+
 def sha256(data: bytes, portable: bool = False) -> bytes:
     """
     SHA-256 of some bytes, with the processor's instructions for it or (portable) without.
@@ -86,6 +89,18 @@ def int8_peak(isa: str, n_threads: int) -> float:
 def f32_peak(isa: str, n_threads: int) -> float:
     """The same of float32, each product rounded before it is added."""
 
+class Request:
+    """
+    The arrays of a step. It may be run again after their elements, but not their shapes, have changed.
+    """
+
+    def __init__(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None = None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> None:
+        """
+        Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
+        (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,
+        rows (T, trace_row_bytes) u8; each where given. Errors: ValueError for another shape.
+        """
+
 class Program:
     """
     A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises RuntimeError.
@@ -100,7 +115,7 @@ class Program:
 
     def step(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, temperatures: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, rest: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> int:
         """
-        Run the plan on T tokens; the interpreter's lock is released.
+        Run the plan on the request's tokens; the interpreter's lock is released.
 
         Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
         (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,
@@ -158,6 +173,10 @@ class Program:
     @property
     def trace_row_bytes(self) -> int:
         """Bytes of a token's quantized rows: codes and scale of each."""
+
+    @property
+    def n_shared_loops(self) -> int:
+        """Loops since the start that the threads shared: each is a barrier."""
 
     @property
     def n_threads(self) -> int:

@@ -47,7 +47,8 @@ class Heads:
             ids, values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
             zeros = np.zeros(n, np.int32)
             outputs = np.arange(n, dtype=np.int32)
-            assert not program.step(zeros, zeros, zeros, np.zeros((1, 1), np.int32), outputs, k, None, ids, values)
+            tables = np.zeros((1, 1), np.int32)
+            assert not program.step(_native.Request(zeros, zeros, zeros, tables, outputs, k, None, ids, values))
             answers.append((ids.tobytes(), values.tobytes()))
         return answers[0] == answers[1]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 import tritium
 from tiny_models import TINY, metadata, tensors, write_tiny
+from tritium.engine.sampling import SamplingParams
 from tritium.engine.stop_strings import StopStrings
 from tritium.errors import NumericsError, ShapeError
 from tritium.formats.gguf_writer import GGUFWriter
@@ -265,3 +268,52 @@ def test_a_broken_model_fails_its_own_generation_and_frees_the_cache(tmp_path: P
             with pytest.raises(NumericsError):
                 list(model.stream("a"))
         assert model.engine._cache.n_idle == model.engine._cache.n_blocks
+
+
+@pytest.mark.parametrize(
+    ("params", "most_frames", "most_calls"),
+    [({}, 14, 26), ({"temperature": 1.0, "top_k": 8, "seed": 3}, 22, 46)],
+    ids=["greedy", "sampled"],
+)
+def test_a_token_costs_few_calls(
+    model: tritium.Model, params: dict[str, Any], most_frames: int, most_calls: int
+) -> None:
+    """Weights evict everything from the caches between two tokens, so each call costs many times what a hot loop shows."""
+    counts: list[list[str]] = []
+    engine = model.engine
+    with model.stream("The heart", SamplingParams(max_tokens=60, ignore_eos=True, **params)) as stream:
+        next(stream)
+        for _ in range(40):
+            events: list[str] = []
+            sys.setprofile(lambda _frame, event, _argument, events=events: events.append(event))
+            try:
+                engine.step()
+            finally:
+                sys.setprofile(None)
+            counts.append(events)
+    # Some tokens end inside a character or were never spelled before; the others show what a token has to cost.
+    frames = min(events.count("call") for events in counts)
+    calls = min(events.count("call") + events.count("c_call") for events in counts)
+    assert frames <= most_frames
+    assert calls <= most_calls
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_layer_of_a_token_has_few_barriers(tmp_path: Path, name: str) -> None:
+    with tritium.load(write_tiny(tmp_path / "m.gguf", name), threads=2) as loaded:
+        program: Any = loaded.engine.executor._program
+        loops = []
+        for n in (2, 3):
+            before = program._native.n_shared_loops
+            loaded.generate("The heart is", max_tokens=n, ignore_eos=True)
+            loops.append(program._native.n_shared_loops - before)
+        head = 1
+        assert 0 < loops[1] - loops[0] <= 5 * loaded.config.n_layers + head
+
+
+def test_nobody_is_busy_while_nothing_is_asked(model: tritium.Model) -> None:
+    model.generate("The heart", max_tokens=4)
+    time.sleep(0.05)  # threads look for work for some microseconds before they sleep
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.02

@@ -64,7 +64,7 @@ def batch(**changes: Any) -> dict[str, Any]:
 def test_a_good_plan_runs(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
     native = program(*tiny)
     arguments = batch()
-    assert native.step(**arguments) == 0
+    assert native.step(_native.Request(**arguments)) == 0
     assert native.failure() == ("none", -1, -1)
     assert native.totals()[:2] == (1, 3)
     assert arguments["values"][0, 0] >= arguments["values"][0, 1]
@@ -90,7 +90,7 @@ def test_every_changed_byte_is_refused_or_harmless(tiny: tuple[Plan, list[NDArra
             changed[at] = value
             try:
                 native = program(bytes(changed), residents)
-                native.step(**batch())
+                native.step(_native.Request(**batch()))
             except (ValueError, MemoryError):
                 refused += 1
     assert refused > len(binary)
@@ -229,28 +229,28 @@ def test_bad_batches_are_refused(tiny: tuple[Plan, list[NDArray[np.uint8]]], nam
         arguments |= {"ids": np.empty((2, 2), np.int32), "values": np.empty((2, 2), np.float32)}
     native = program(*tiny)
     with pytest.raises(ValueError, match=message):
-        native.step(**arguments)
+        native.step(_native.Request(**arguments))
     assert native.totals() == (0, 0, 0)
 
 
 def test_unused_table_entries_may_be_anything(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
-    assert program(*tiny).step(**batch(block_tables=np.array([[0, -1], [2, 3]], np.int32))) == 0
+    assert program(*tiny).step(_native.Request(**batch(block_tables=np.array([[0, -1], [2, 3]], np.int32)))) == 0
 
 
 def test_wrong_dtypes_are_no_argument_at_all(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
     with pytest.raises(TypeError):
-        program(*tiny).step(**batch(tokens=np.zeros(3, np.int64)))
+        program(*tiny).step(_native.Request(**batch(tokens=np.zeros(3, np.int64))))
 
 
 def test_outputs_steps_run_only_when_asked_for(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
     plan, residents = tiny
     native = program(plan, residents)
-    assert native.step(**batch(outputs=i32(), ids=None, values=None)) == 0
+    assert native.step(_native.Request(**batch(outputs=i32(), ids=None, values=None))) == 0
     for step, _, calls, *_ in native.counters():
         domain = plan.buffers[plan.steps[step].outputs[0].buffer].domain
         assert calls == (0 if domain == "outputs" else calls)
     logits = np.empty((1, 267), np.float32)
-    assert native.step(**batch(top_k=0, logits=logits, ids=None, values=None)) == 0
+    assert native.step(_native.Request(**batch(top_k=0, logits=logits, ids=None, values=None))) == 0
     ran = {plan.steps[step].op for step, _, calls, *_ in native.counters() if calls}
     assert "logits_projection" in ran
     assert "select" not in ran
@@ -260,7 +260,7 @@ def test_counters_count(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
     plan, residents = tiny
     native = program(plan, residents, n_threads=3)
     for _ in range(2):
-        native.step(**batch())
+        native.step(_native.Request(**batch()))
     for step, choice, calls, macs, skipped, nbytes, _ in native.counters():
         row, chosen = plan.steps[step], plan.steps[step].choices[choice]
         outputs = plan.buffers[row.outputs[0].buffer].domain == "outputs"
@@ -300,10 +300,10 @@ def test_a_key_beyond_float16_is_reported() -> None:
     }
     rest = {"outputs": i32(), "top_k": 0, "logits": None, "ids": None, "values": None}
     native.buffer(2)[1, 3] = 65504
-    assert native.step(**rows, **rest) == 0
+    assert native.step(_native.Request(**rows, **rest)) == 0
     assert native.kv(0)[1].view(np.float16)[0, 0, 1, 3] == 65504
     native.buffer(2)[1:3, 3] = 65520
-    assert native.step(**rows, **rest) != 0
+    assert native.step(_native.Request(**rows, **rest)) != 0
     assert native.failure() == ("kv_overflow", 0, 1)
 
 
@@ -313,14 +313,14 @@ def test_a_number_that_is_not_finite_is_reported(tiny: tuple[Plan, list[NDArray[
     table.view(np.float16).reshape(267, -1)[5, 7] = np.inf
     for n_threads in (1, 2, 5):
         native = program(plan, [table, *residents[1:]], n_threads)
-        assert native.step(**batch(tokens=i32(1, 5, 5))) != 0
+        assert native.step(_native.Request(**batch(tokens=i32(1, 5, 5)))) != 0
         assert native.failure() == ("not_finite", 1, 1)
-        assert native.step(**batch()) == 0
+        assert native.step(_native.Request(**batch())) == 0
 
 
 def test_blocks_are_copied_in_all_layers(tiny: tuple[Plan, list[NDArray[np.uint8]]]) -> None:
     native = program(*tiny)
-    native.step(**batch())
+    native.step(_native.Request(**batch()))
     native.copy_block(2, 5)
     for layer in range(2):
         for half in native.kv(layer):
@@ -332,7 +332,7 @@ def test_blocks_are_copied_in_all_layers(tiny: tuple[Plan, list[NDArray[np.uint8
 
 def test_views_keep_the_program_alive(tiny: tuple[Plan, list[NDArray[np.uint8]]], tmp_path: Path) -> None:
     native = program(*tiny)
-    native.step(**batch())
+    native.step(_native.Request(**batch()))
     keys, arena, buffer = native.kv(1)[0], native.arena(), native.buffer(0)
     before = keys.copy()
     del native

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ WANTED = [
     Resident(("c",), "i2s", 32, 16, 64),
     Resident(("d",), "i2s", 16, 8, 4096),
 ]
+
+
+DIGESTS = partial(cpu.sha256_each, n_threads=2)
 
 
 def content(resident: Resident) -> NDArray[np.uint8]:
@@ -58,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 def residents(folder: Path, *, root: str = "r", version: int = 1) -> tuple[list[NDArray[np.uint8]] | None, int]:
     pack = Packer()
-    return PackedStore(folder, lambda: root, 2).residents("i2s", version, WANTED, pack), pack.n_calls
+    return PackedStore(folder, lambda: root, DIGESTS).residents("i2s", version, WANTED, pack), pack.n_calls
 
 
 def assert_content(arrays: list[NDArray[np.uint8]] | None) -> None:
@@ -195,7 +199,7 @@ def test_weights_that_cannot_be_packed_leave_nothing_behind(folder: Path) -> Non
         return content(resident)
 
     with pytest.raises(FormatError, match="invalid ternary code"):
-        PackedStore(folder, lambda: "r", 2).residents("i2s", 1, WANTED, refuse)
+        PackedStore(folder, lambda: "r", DIGESTS).residents("i2s", 1, WANTED, refuse)
     assert [path.name for path in folder.iterdir()] == [KEY_NAME]
 
 
@@ -226,10 +230,11 @@ def test_a_disk_without_room_keeps_nothing(folder: Path, monkeypatch: pytest.Mon
 def test_a_model_runs_the_same_from_mapped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", "relu2_mha_tied")
     monkeypatch.setenv("TRITIUM_CACHE", str(tmp_path / "cache"))
-    ids = [1, 7, 3, 9, 2]
+    ids, layouts = [1, 7, 3, 9, 2], set[str]()
 
     def logits(**options: bool) -> bytes:
         with load(path, threads=2, head_screen="on", **options) as model:
+            layouts.update(r.layout for r in model.plan.residents if r.layout in cpu.PACKED)
             return model.logits(ids).tobytes()
 
     expected = logits(weight_cache=True)
@@ -241,7 +246,7 @@ def test_a_model_runs_the_same_from_mapped_weights(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "cache").exists()
     monkeypatch.delenv("TRITIUM_WEIGHT_CACHE")
     assert logits() == expected
-    assert stored(tmp_path / "cache" / "packed")[0] == len(cpu.PACKED)
+    assert stored(tmp_path / "cache" / "packed")[0] == len(layouts)
     calls: list[str] = []
     monkeypatch.setattr(_native, "pack_i2s", lambda *_: calls.append("pack_i2s"))
     monkeypatch.setattr(_native, "pack_plane", lambda *_: calls.append("pack_plane"))
@@ -261,7 +266,7 @@ def test_too_little_memory_is_refused_before_anything_is_allocated(
         cache_bytes = 2 * 2 * 2 * plan.n_kv_heads * plan.head_dim * plan.kv_block * 100
         needed = packed_bytes + cache_bytes + plan.arena_bytes
         needed += sum(r.nbytes for r in plan.residents if r.layout == "f32")
-        kept = PackedStore(folder, file.root, 1)
+        kept = PackedStore(folder, file.root, DIGESTS)
         monkeypatch.setattr(_native, "Program", lambda *_: None)
 
         def make(available: int, store: PackedStore | None = None) -> None:
@@ -285,12 +290,15 @@ def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:
     with open_gguf(one) as a, open_gguf(two) as b, open_gguf(one, i2s_layout="64") as c:
         assert a.root() == a.root(3)
         assert len({file.root() for file in (a, b, c)}) == 3
+        with open_gguf(one) as d:
+            assert d.fingerprints(2, cpu.sha256_each) == a.fingerprints()
         for row in a.fingerprints():
             assert row["sha256"] == hashlib.sha256(a.data(row["name"]).tobytes()).hexdigest()
 
 
 PACKED_BYTES = {
     ("i2s", 1): "7108c6177eda5c1881bfe8f1ce4df96c956a793764554a8dcfe4475ce03410a3",
+    ("i2s_columns", 1): "cc695103aacc3a2cf01cb7b53b2e54e78761346871d84907b229ecd5dfdfdcc8",
     ("plane44", 1): "21e771410ef36d0028090465268464b78456abf5bb6637dc024ba5287dfe50df",
 }
 
@@ -301,6 +309,7 @@ def test_packed_bytes_change_only_with_their_version() -> None:
     trits = (np.arange(35 * 128, dtype=np.int64) ** 2 % 7 % 3 - 1).astype(np.int8).reshape(35, 128)
     part = (LAYOUTS["i2_s"].pack_trits(trits, np.array([0.75], np.float32)), 35, 128, 0.75, "128")
     found["i2s", cpu.PACKED["i2s"][0]] = _native.pack_i2s([part], 1)
+    found["i2s_columns", cpu.PACKED["i2s_columns"][0]] = _native.pack_i2s_columns(*part, 1)
     head = (np.arange(35 * 64, dtype=np.float32) % 97 - 48).astype(np.float16)
     found["plane44", cpu.PACKED["plane44"][0]] = _native.pack_plane(head.view(np.uint8), "f16", 35, 64, 1)
     assert {layout for layout, _ in found} == set(cpu.PACKED)

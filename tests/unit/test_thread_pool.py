@@ -53,7 +53,7 @@ class Linear:
     def step(self) -> int:
         rows: NDArray[np.int32] = np.zeros(self.t, np.int32)
         no_outputs: NDArray[np.int32] = np.zeros(0, np.int32)
-        return self.native.step(rows, rows, rows, np.zeros((1, 1), np.int32), no_outputs, 0, None, None, None)
+        return self.native.step(_native.Request(rows, rows, rows, np.zeros((1, 1), np.int32), no_outputs, 0))
 
     def right(self) -> bool:
         """Whether a step gives the expected numbers."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _SPARSE_ISAS = ("avx512vnni", "avx2")
 """Where reading a part of a matrix is quicker than all of it."""
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 _EMPTY_I32 = np.zeros((0, 0), np.int32)
+Request = _native.Request
+"""The arrays of a step of ``kernel_program``."""
 
 
 def isas() -> tuple[str, ...]:
@@ -102,6 +105,11 @@ def pack_trits(trits: NDArray[np.int8], scale: float, n_threads: int) -> NDArray
 def pack_i2s(data: NDArray[np.uint8], rows: int, cols: int, scale: float, n_threads: int) -> NDArray[np.uint8]:
     """An I2_S tensor of a file, its tail included, as panels. Errors: CodeError for a code 3; ValueError for a wrong size."""
     return _native.pack_i2s([(data, rows, cols, scale, "128")], n_threads)
+
+
+def sha256_each(arrays: Sequence[NDArray[np.uint8]], n_threads: int) -> list[bytes]:
+    """SHA-256 of each array, by several threads, without the interpreter's lock."""
+    return _native.sha256_each(list(arrays), n_threads)
 
 
 class CpuBackend:
@@ -233,11 +241,32 @@ class CpuProgram:
         self._ids = _EMPTY_I32
         self._values = np.zeros((0, 0), np.float32)
         self._has_tail = any(step.op == "tail" for step in plan.steps)
+        self._batch: Batch | None = None
+        self._request: _native.Request
+        self._result = StepResult()
 
     def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
         """Run the plan on a batch. The result's arrays are reused by the next step, except those of a trace."""
+        try:
+            if batch is not self._batch or trace != "off":
+                self._prepare(batch, trace)
+            failed = self._native.step(self._request)
+        except ValueError as error:
+            self._batch = None
+            raise ShapeError(f"batch: {error}") from None
+        if failed:
+            code, step, row = self._native.failure()
+            what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit the cache"}
+            raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
+        if batch.top_k > MAX_TOP_K and batch.temperatures is None and self._result.logits is not None:
+            ids, values = numerics.top_k(self._result.logits, batch.top_k)
+            return replace(self._result, logits=None, ids=ids, values=values)
+        return self._result
+
+    def _prepare(self, batch: Batch, trace: TraceLevel) -> None:
+        """Where the results of this batch go: of the same one, with other elements, they go there again."""
         n, k = len(batch.outputs), batch.top_k
-        logits = ids = values = rest = None
+        logits = ids = values = rest = columns = hidden = rows = None
         temperatures = batch.temperatures if n and k else None
         if n and 0 < k <= MAX_TOP_K and (temperatures is None or self._has_tail):
             if self._ids.shape != (n, k):
@@ -249,27 +278,17 @@ class CpuProgram:
             if len(self._logits) != n:
                 self._logits = np.empty((n, self._plan.vocab_size), np.float32)
             logits, k = self._logits, 0
-        columns = hidden = rows = None
         if trace != "off":
             columns, hidden = np.empty((len(batch.tokens), 32), np.uint8), np.empty((n, 32), np.uint8)
         if trace == "rows":
             rows = np.empty((len(batch.tokens), self._native.trace_row_bytes), np.uint8)
-        try:
-            failed = self._native.step(
-                batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values,
-                columns, hidden, rows, temperatures, rest,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ShapeError(f"batch: {error}") from None
-        if failed:
-            code, step, row = self._native.failure()
-            what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit the cache"}
-            raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
-        if k < batch.top_k and logits is not None and batch.temperatures is None:
-            ids, values = numerics.top_k(logits, batch.top_k)
-            logits = None
+        self._request = _native.Request(
+            batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, k, logits, ids, values,
+            columns, hidden, rows, temperatures, rest,
+        )  # fmt: skip
+        self._batch = batch if trace == "off" else None
         project = self._project if rest is not None else None
-        return StepResult(logits, ids, values, columns, hidden, rows, rest, project)
+        self._result = StepResult(logits, ids, values, columns, hidden, rows, rest, project)
 
     def _project(self, output: int) -> NDArray[np.float32]:
         logits = np.empty(self._plan.vocab_size, np.float32)

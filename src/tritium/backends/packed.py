@@ -23,7 +23,6 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +59,15 @@ def stored(folder: Path) -> tuple[int, int]:
 class PackedStore:
     """The packed weights of one model in a folder.
 
-    ``root`` gives the digest of the model's tensors; it is called when there is something to look for.
+    ``root`` gives the digest of the model's tensors; it is called when there is something to look for. ``sha256_each`` gives the
+    digests of several arrays.
     """
 
-    def __init__(self, folder: Path, root: Callable[[], str], n_threads: int) -> None:
+    def __init__(
+        self, folder: Path, root: Callable[[], str], sha256_each: Callable[[Sequence[Bytes]], list[bytes]]
+    ) -> None:
         self.folder = folder
-        self._root, self._n_threads = root, n_threads
+        self._root, self._sha256_each = root, sha256_each
 
     @staticmethod
     def pays(n_bytes: int) -> bool:
@@ -153,13 +155,7 @@ class PackedStore:
         return data
 
     def _digests(self, data: Bytes) -> list[bytes]:
-        with ThreadPoolExecutor(self._n_threads) as pool:
-            return list(
-                pool.map(
-                    lambda start: hashlib.sha256(data[start : start + CHUNK_BYTES].data).digest(),
-                    range(0, len(data), CHUNK_BYTES),
-                )
-            )
+        return self._sha256_each([data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)])
 
 
 def _padded(n: int) -> int:

@@ -275,7 +275,8 @@ def _step(
         rows = program.counters()
         return sum(row[2] for row in rows), sum(row[6] for row in rows)
 
-    return _native(lambda: program.step(zeros, zeros, zeros, table, none, 0, None, None, None), counted)
+    request = cpu.Request(zeros, zeros, zeros, table, none, 0)
+    return _native(lambda: program.step(request), counted)
 
 
 def as_json(series: Series) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -94,6 +95,7 @@ class Generation(Scheduled):
         self.measure, self.observer = measure, observer
         self.cancel = threading.Event() if cancel is None else cancel
         self.error: Exception | None = None
+        self.is_ended = False
         self.pieces: list[str] = []
         self._finish: tuple[FinishReason, str] | None = None
         self._tokenizer = tokenizer
@@ -102,10 +104,9 @@ class Generation(Scheduled):
         self._stop_ids = frozenset(self.params.stop_ids)
         self._end_ids = frozenset() if self.params.ignore_eos else tokenizer.stop_ids
         self._logprobs: list[TokenLogprob] = []
-        self._stamps = np.zeros(capacity - len(prompt) + 1, np.int64)
-        self._stamps[0] = time.perf_counter_ns()
+        self._stamps = [time.perf_counter_ns()]
         if observer is not None:
-            observer.begin(int(self._stamps[0]))
+            observer.begin(self._stamps[0])
         self.bytes_at_first = 0
         self.decode_bytes: int | None = None
         self.logits_sha256: str | None = None
@@ -115,22 +116,20 @@ class Generation(Scheduled):
         """Tokens chosen so far."""
         return self.n_tokens - self.n_prompt
 
-    @property
-    def is_ended(self) -> bool:
-        """True once nothing more will be chosen."""
-        return self._finish is not None or self.error is not None
-
     def accept(self, token: int, logprob: TokenLogprob | None) -> None:
         """Take the next token: its text, and whether it is the last."""
-        self.append(token)
-        self._stamps[self.n_generated] = time.perf_counter_ns()
+        self.token_view[self.n_tokens] = token
+        self.n_tokens += 1
+        self._stamps.append(time.perf_counter_ns())
         if logprob is not None:
             self._logprobs.append(logprob)
         if token in self._end_ids:
             return self.end("stop", f"end token {token} {self._tokenizer.token_text(token)!r}")
-        if token in self._stop_ids:
+        if self._stop_ids and token in self._stop_ids:
             return self.end("stop", f"stop id {token}")
-        piece = self._stops.push(self._detokenizer.push(token))
+        piece = self._detokenizer.push(token)
+        if self.params.stop:
+            piece = self._stops.push(piece)
         if piece:
             self.pieces.append(piece)
         if self._stops.found is not None:
@@ -143,6 +142,7 @@ class Generation(Scheduled):
     def end(self, reason: FinishReason, detail: str) -> None:
         """Finish, and let go of text that was held back."""
         self._finish = reason, detail
+        self.is_ended = True
         if self._stops.found is None:
             rest = self._stops.push(self._detokenizer.flush())
             rest += "" if self._stops.found else self._stops.flush()
@@ -154,7 +154,6 @@ class Generation(Scheduled):
         if self.error is not None:
             raise self.error
         reason, detail = self._finish or ("cancelled", "not finished")
-        n = self.n_generated
         return GenerationResult(
             text="".join(self.pieces),
             token_ids=tuple(self.tokens[self.n_prompt : self.n_tokens].tolist()),
@@ -162,7 +161,7 @@ class Generation(Scheduled):
             finish_detail=detail,
             prompt_ids=tuple(self.tokens[: self.n_prompt].tolist()),
             n_cached=self.n_cached,
-            token_ns=tuple(np.diff(self._stamps[: n + 1]).tolist()),
+            token_ns=tuple(after - before for before, after in pairwise(self._stamps)),
             logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
             logits_sha256=self.logits_sha256,
             decode_bytes=self.decode_bytes,
@@ -275,8 +274,9 @@ class Engine:
     def run(self, generations: Sequence[Generation]) -> list[GenerationResult]:
         """Step until all of these have ended. An exception cancels those that have not."""
         try:
-            while not all(generation.is_ended for generation in generations):
-                self.step()
+            for generation in generations:
+                while not generation.is_ended:
+                    self.step()
         except BaseException:
             for generation in generations:
                 generation.cancel.set()
@@ -290,13 +290,20 @@ class Engine:
         A generation that fails keeps its error; an error that is none of the numbers' or the caller's is raised here as well.
         """
         with self._lock:
-            self.drop_cancelled()
+            scheduler = self._scheduler
+            for generation in (*scheduler.running, *scheduler.waiting):
+                if generation.cancel.is_set():
+                    self.drop_cancelled()
+                    break
             before = None if self.watch is None else self.executor.trace()
             begun = time.perf_counter_ns()
-            work = self._scheduler.schedule()
+            work = scheduler.schedule()
             if work is None:
                 return False
-            is_traced = any(g.observer is not None and g.observer.is_traced for g, _ in work.parts)
+            is_observed = is_traced = False
+            for generation, _ in work.parts:
+                if generation.observer is not None:
+                    is_observed, is_traced = True, is_traced or generation.observer.is_traced
             start = time.perf_counter_ns()
             try:
                 result = self.executor.step(work.batch, "hashes" if is_traced else "off")
@@ -306,11 +313,14 @@ class Engine:
                 if isinstance(error, TritiumError):
                     return True
                 raise
-            end = time.perf_counter_ns()
-            _observe(work, result, start, end)
-            counted = None if before is None else self.executor.trace().since(before)
-            resumed = time.perf_counter_ns()
-            self._scheduler.commit(work)
+            end = resumed = time.perf_counter_ns()
+            if is_observed:
+                _observe(work, result, start, end)
+            counted = None
+            if before is not None:
+                counted, resumed = self.executor.trace().since(before), time.perf_counter_ns()
+            scheduler.commit(work)
+            is_settled = True
             for row, generation in enumerate(work.outputs):
                 try:
                     token, logprob = generation.sampler.choose(result, row, generation.n_tokens)
@@ -318,10 +328,12 @@ class Engine:
                     self._fail(generation, error)
                     continue
                 generation.accept(token, logprob)
+                is_settled &= not (generation.is_ended or generation.measure)
             if self.watch is not None and counted is not None:
                 rest_ns = start - begun + time.perf_counter_ns() - resumed
                 self.watch(Pass(len(work.batch.tokens), len(work.batch.outputs), end - start, rest_ns, counted))
-            self._settle(work)
+            if not is_settled:
+                self._settle(work)
             return True
 
     def drop_cancelled(self) -> None:
@@ -394,7 +406,7 @@ class Engine:
         self._scheduler.remove(generation)
 
     def _fail(self, generation: Generation, error: Exception) -> None:
-        generation.error = error
+        generation.error, generation.is_ended = error, True
         self._scheduler.remove(generation)
 
     def _counted_bytes(self) -> int:

@@ -109,11 +109,13 @@ def _executor(plan: Plan, file: GGUFFile, threads: int | None, kv_blocks: int, *
         _check_tensors(file, plan)
     if not keep or plan.backend != "cpu":
         return Executor(plan, file, n_threads=threads, kv_blocks=kv_blocks)
-    from tritium.backends.cpu import default_threads
+    from tritium.backends.cpu import default_threads, sha256_each
     from tritium.backends.packed import FOLDER, PackedStore
 
     n = threads or default_threads()
-    store = PackedStore(env.cache_folder() / FOLDER, lambda: file.root(n), n)
+    store = PackedStore(
+        env.cache_folder() / FOLDER, lambda: file.root(n, sha256_each), lambda arrays: sha256_each(arrays, n)
+    )
     return Executor(plan, file, n_threads=n, kv_blocks=kv_blocks, store=store)
 
 

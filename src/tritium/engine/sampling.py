@@ -172,7 +172,7 @@ def draw(ids: NDArray[np.integer], logits: F32, params: SamplingParams, random_b
     if params.typical_p < 1:
         kept = _typical(z, weights, params.typical_p)
         ids, weights = ids[kept], weights[kept]
-    sums = np.cumsum(weights)
+    sums = weights.cumsum()
     n = _truncate(weights, sums, int(sums[-1]), params)
     return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
 
@@ -181,8 +181,7 @@ def _weights(logits: F32, first: np.float32, temperature: float) -> tuple[F32, N
     """z, and the integer weights without the zeros at the end of a descending list."""
     z = (logits - first) / np.float32(temperature)
     weights = np.rint(exp(z).astype(np.float64) * WEIGHT_ONE).astype(np.int64)
-    n_positive = int(np.searchsorted(-weights, 0, side="left"))
-    return z, weights[:n_positive]
+    return z, weights[: (-weights).searchsorted(0)]
 
 
 def _typical(z: F32, weights: NDArray[np.int64], typical_p: float) -> NDArray[np.intp]:
@@ -197,9 +196,9 @@ def _truncate(weights: NDArray[np.int64], sums: NDArray[np.int64], total: int, p
     """How many of the list top-p and min-p keep; ``total`` is the weight of the whole list. At least 1."""
     n = len(weights)
     if params.top_p < 1:
-        n = min(n, int(np.searchsorted(sums, params.top_p * total, side="left")) + 1)
+        n = min(n, int(sums.searchsorted(params.top_p * total)) + 1)
     if params.min_p > 0:
-        n = min(n, int(np.searchsorted(-weights, -(params.min_p * int(weights[0])), side="right")))
+        n = min(n, int((-weights).searchsorted(-(params.min_p * int(weights[0])), side="right")))
     return n
 
 
@@ -230,7 +229,7 @@ def draw_certain(
 
 
 def _search(sums: NDArray[np.int64], total: int, random_bits: int) -> int:
-    return int(np.searchsorted(sums, (random_bits * total) >> 53, side="right"))
+    return int(sums.searchsorted((random_bits * total) >> 53, side="right"))
 
 
 def draw_full(logits: F32, params: SamplingParams, random_bits: int) -> int:
@@ -296,7 +295,7 @@ class Sampler:
         params = self.params
         if result.ids is not None and result.values is not None:
             if params.temperature == 0:
-                return int(result.ids[row, 0]), None
+                return result.ids.item(row, 0), None
             k, bits = self.n_candidates, self._random_bits(position)
             ids, values = result.ids[row, :k], result.values[row, :k]
             if not params.cuts_a_tail:

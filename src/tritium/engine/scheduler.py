@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tritium.engine.kv import BlockTable, KVCache
 from tritium.engine.sampling import Sampler
 from tritium.errors import ShapeError
+from tritium.numerics import KV_BLOCK
 from tritium.types import Batch
 
 
@@ -29,6 +30,8 @@ class Sequence:
         self.n_prompt = self.n_tokens = len(prompt)
         self.tokens = np.zeros(capacity, np.int32)
         self.tokens[: self.n_prompt] = prompt
+        # For single elements: NumPy's way there touches ten times the code, which is cold after each step's weights.
+        self.token_view = self.tokens.data
         self.capacity = capacity
         self.n_computed = self.n_cached = 0
         self.sampler = sampler
@@ -38,7 +41,7 @@ class Sequence:
 
     def append(self, token: int) -> None:
         """Add a generated token."""
-        self.tokens[self.n_tokens] = token
+        self.token_view[self.n_tokens] = token
         self.n_tokens += 1
 
 
@@ -76,8 +79,10 @@ class Scheduler(Generic[S]):
         self._slots = np.zeros(max_tokens, np.int32)
         self._outputs = np.zeros(max_running, np.int32)
         self._temperatures = np.zeros(max_running, np.float32)
+        self._token_view, self._position_view = self._tokens.data, self._positions.data
         self._shape = (0, 0, 0, False)
         self._batch = self._view(*self._shape)
+        self._decoding: Work[S] | None = None  # the last step, if the next one is the same with the next tokens
 
     def add(self, sequence: S) -> None:
         """Queue a sequence. Errors: ShapeError if it can never fit into the cache."""
@@ -87,6 +92,7 @@ class Scheduler(Generic[S]):
     def remove(self, sequence: S) -> None:
         """Forget a sequence and give its cache back."""
         sequence.is_finished = True
+        self._decoding = None
         if sequence.table is not None:
             self.running.remove(sequence)
             self.cache.close(sequence.table)
@@ -96,6 +102,11 @@ class Scheduler(Generic[S]):
 
     def schedule(self) -> Work[S] | None:
         """Pack the next step, or None if there is nothing to do. Call ``commit`` after it has run."""
+        if self._decoding is not None and not self.waiting:
+            for row, sequence in enumerate(self._decoding.outputs):
+                self._token_view[row] = sequence.token_view[sequence.n_computed]
+                self._position_view[row] = sequence.n_computed
+            return self._decoding
         while self.waiting and len(self.running) < self.max_running and self._admit(self.waiting[0]):
             self.running.append(self.waiting.popleft())
         if not self.running:
@@ -117,13 +128,15 @@ class Scheduler(Generic[S]):
         if shape != self._shape:
             self._shape, self._batch = shape, self._view(*shape)
         work.batch = self._batch
+        self._decoding = work if n == len(work.outputs) == len(self.running) else None
         return work
 
     def commit(self, work: Work[S]) -> None:
         """Record that the step has run."""
         for sequence, n in work.parts:
+            before = sequence.n_computed // KV_BLOCK
             sequence.n_computed += n
-            if sequence.table is not None:
+            if sequence.n_computed // KV_BLOCK > before and sequence.table is not None:
                 self.cache.seal(sequence.table, sequence.tokens, sequence.n_computed)
 
     def _admit(self, sequence: S) -> bool:
@@ -152,8 +165,8 @@ class Scheduler(Generic[S]):
         if table is None:
             raise ShapeError("a running sequence has no cache")
         if n == 1:
-            self._tokens[start] = sequence.tokens[first]
-            self._positions[start] = first
+            self._token_view[start] = sequence.token_view[first]
+            self._position_view[start] = first
             self._slots[start] = table.slot
         else:
             self._tokens[start : start + n] = sequence.tokens[first : first + n]

@@ -44,6 +44,7 @@ class Tokenizer:
         self._tokens = vocabulary.tokens
         self._types = vocabulary.types
         self._bytes: list[bytes | None] = [None] * self.vocab_size
+        self._texts: dict[int, str] = {}
         self._special = vocabulary.of_type(*_SPECIAL)
         always = vocabulary.of_type(TokenType.USER_DEFINED)
         self._always = TokenMatcher(always)
@@ -123,6 +124,19 @@ class Tokenizer:
             known = self._bytes[token_id] = self._spell(token_id)
         return known
 
+    def text_of(self, token_id: int) -> str | None:
+        """Return the text of a token that stands for whole characters; None of another, and of a special one.
+
+        Errors: ShapeError if the id is out of range.
+        """
+        text = self._texts.get(token_id)
+        if text is None and not self.is_special(token_id):
+            try:
+                text = self._texts[token_id] = self.token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                return None
+        return text
+
     def token_text(self, token_id: int) -> str:
         """Return the token as it is spelled in the file. Errors: ShapeError if the id is out of range."""
         self._check_id(token_id)
@@ -139,7 +153,8 @@ class Tokenizer:
 
     def is_special(self, token_id: int) -> bool:
         """True for control and unknown tokens, which carry no text. Errors: ShapeError if the id is out of range."""
-        return self.token_type(token_id) in _SPECIAL
+        self._check_id(token_id)
+        return self._types[token_id] in _SPECIAL
 
     def special_tokens(self) -> dict[str, int]:
         """Return text → id of the control and unknown tokens."""
@@ -246,13 +261,19 @@ class StreamDetokenizer:
         self._skip = skip_special_tokens
         self._at_start = not continuation
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._is_whole = True  # no code point has begun
 
     def push(self, token_id: int) -> str:
         """Return the text that became complete with this token. Errors: ShapeError if the id is out of range."""
+        if self._is_whole and not self._at_start:
+            text = self._tokenizer.text_of(token_id)
+            if text is not None:
+                return text
         chunks = self._tokenizer.chunks((token_id,), self._skip, strip=self._at_start)
         text = "".join(map(self._decoder.decode, chunks))
         # Only the first token that carries text can hold the space put in front of it.
         self._at_start &= self._tokenizer.is_special(token_id)
+        self._is_whole = not self._decoder.getstate()[0]
         return text
 
     def flush(self) -> str:

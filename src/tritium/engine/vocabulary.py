@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,8 +251,15 @@ class _Reader:
         if not lines:
             return []
         pairs = zip(words[0::3], words[1::3], strict=True)
-        # A later copy of a merge can never apply before the first; the first keeps its rank.
-        return list(pairs) if len(set(lines)) == len(lines) else list(dict.fromkeys(pairs))
+        # So many tuples would set off the collector of cycles, again and again, to no avail.
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            # A later copy of a merge can never apply before the first; the first keeps its rank.
+            return list(pairs) if len(set(lines)) == len(lines) else list(dict.fromkeys(pairs))
+        finally:
+            if was_on:
+                gc.enable()
 
     def scores(self, n_tokens: int) -> list[float]:
         scores = self._numbers("scores", n_tokens, "fiu").astype(np.float64)

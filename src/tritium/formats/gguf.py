@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -75,6 +75,7 @@ _COLLIDING = {
 }
 
 
+Sha256Each = Callable[[Sequence[Bytes], int], Sequence[bytes]]
 T = TypeVar("T", bool, int, float, str, StringArray, "NDArray[Any]")
 
 
@@ -200,21 +201,28 @@ class GGUFFile:
         layout = LAYOUTS[info.layout]
         return layout.trits(self.data(name), info.shape, where=self._where(name), offset=info.offset)
 
-    def fingerprints(self, n_threads: int = 1) -> list[dict[str, Any]]:
-        """Name, shape, layout, nbytes and sha256 of every tensor, in the file's order; read once, then remembered."""
+    def fingerprints(self, n_threads: int = 1, sha256_each: Sha256Each | None = None) -> list[dict[str, Any]]:
+        """Name, shape, layout, nbytes and sha256 of every tensor, in the file's order; read once, then remembered.
+
+        ``sha256_each(arrays, n_threads)`` gives their digests; hashlib's does without.
+        """
         if self._digests is None:
             largest_first = sorted(self.tensors, key=lambda name: -self.tensors[name].nbytes)
-            with ThreadPoolExecutor(n_threads) as pool:
-                self._digests = dict(zip(largest_first, pool.map(self._digest, largest_first), strict=True))
+            if sha256_each is None:
+                with ThreadPoolExecutor(n_threads) as pool:
+                    digests = list(pool.map(self._digest, largest_first))
+            else:
+                digests = [d.hex() for d in sha256_each([self.data(name) for name in largest_first], n_threads)]
+            self._digests = dict(zip(largest_first, digests, strict=True))
         return [
             {"name": name, "shape": list(info.shape), "layout": info.layout, "nbytes": info.nbytes,
              "sha256": self._digests[name]}
             for name, info in self.tensors.items()
         ]  # fmt: skip
 
-    def root(self, n_threads: int = 1) -> str:
+    def root(self, n_threads: int = 1, sha256_each: Sha256Each | None = None) -> str:
         """SHA-256 over the canonical JSON of ``fingerprints``: what the model's weights are, whatever file they are in."""
-        return jcs.digest(self.fingerprints(n_threads))
+        return jcs.digest(self.fingerprints(n_threads, sha256_each))
 
     def _digest(self, name: str) -> str:
         digest = hashlib.sha256()
