@@ -94,11 +94,13 @@ class Request:
     The arrays of a step. It may be run again after their elements, but not their shapes, have changed.
     """
 
-    def __init__(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None = None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> None:
+    def __init__(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None = None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, temperatures: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, rest: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> None:
         """
         Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
         (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,
-        rows (T, trace_row_bytes) u8; each where given. Errors: ValueError for another shape.
+        rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of
+        what is no candidate over the best one's, and how many are sure; each where given. Errors: ValueError for another
+        shape.
         """
 
 class Program:
@@ -113,15 +115,11 @@ class Program:
         Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.
         """
 
-    def step(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], block_tables: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], outputs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top_k: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, ids: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')] | None, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None, columns: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, hidden: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, rows: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')] | None = None, temperatures: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, rest: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None) -> int:
+    def step(self, request: Request) -> int:
         """
         Run the plan on the request's tokens; the interpreter's lock is released.
 
-        Shapes: tokens, positions, slots (T,) i32, block_tables (S, B) i32, outputs (n,) i32 ascending; written: logits
-        (n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,
-        rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of
-        what is no candidate over the best one's, and how many are sure; each where given.
-        Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a batch that does not fit
+        Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a request that does not fit
         the plan; RuntimeError while another thread is in a step.
         """
 

@@ -321,6 +321,7 @@ class CpuProgram:
 
     def close(self) -> None:
         """Release the native executor: weights, cache, threads."""
+        self._batch, self._result = None, StepResult()
         del self._native
 
 
