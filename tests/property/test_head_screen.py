@@ -61,7 +61,9 @@ class Heads:
         outputs, tables = np.arange(n, dtype=np.int32), np.zeros((1, 1), np.int32)
         step = self.screened.step
         assert not step(
-            zeros, zeros, zeros, tables, outputs, k, None, ids, values, temperatures=temperatures, rest=rest
+            _native.Request(
+                zeros, zeros, zeros, tables, outputs, k, None, ids, values, temperatures=temperatures, rest=rest
+            )
         )
         logits = np.empty((n, vocab), np.float32)
         for i in range(n):
