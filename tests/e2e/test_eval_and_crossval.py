@@ -102,7 +102,9 @@ def test_a_text_that_is_missing_or_not_text_is_refused(model: Path, tmp_path: Pa
 def test_compare_refuses_unknown_settings(model: Path, text: Path) -> None:
     done = tritium("eval", "compare", model, model, text, "--a", "speed=9")
     assert done.returncode == 2
-    assert "--a: expected KEY=VALUE with a key of backend, device, i2s-layout, kv, threads, got 'speed=9'" in done.stderr
+    assert (
+        "--a: expected KEY=VALUE with a key of backend, device, i2s-layout, kv, threads, got 'speed=9'" in done.stderr
+    )
 
 
 def test_crossval_refuses_what_it_cannot_do(model: Path) -> None:
