@@ -19,9 +19,13 @@ START, END = "<!-- mutants:start -->", "<!-- mutants:end -->"
 def table() -> str:
     """Counts by kind, then the fields whose change stands, with the reason."""
     result = receipt_mutants.kill(receipt_forgery.positive())
+    signed = receipt_mutants.kill(receipt_forgery.positive(), judged=receipt_mutants.verdict_on_signed)
+    alone = {(mutant.kind, mutant.path) for mutant in result.survivors}
+    further = [mutant for mutant in signed.survivors if (mutant.kind, mutant.path) not in alone]
     survivors = Counter(mutant.kind for mutant in result.survivors)
     lines = [
-        f"{result.made.total()} changes, {100 * result.rate:.1f} % rejected or capped.",
+        f"{result.made.total()} changes: {100 * result.rate:.1f} % rejected or capped without a signature, {100 * signed.rate:.1f} % under",
+        f"a trusted one, {len(further)} that stand only there. An unknown key is refused before anything else is read.",
         "",
         "| change | made | rejected | capped | stand |",
         "|---|---|---|---|---|",
@@ -32,7 +36,7 @@ def table() -> str:
     ]
     lines += ["", "| field that may change | how | why it stands |", "|---|---|---|"]
     fields: dict[str, list[str]] = {}
-    for mutant in result.survivors:
+    for mutant in (*result.survivors, *further):
         fields.setdefault(mutant.field, []).append(mutant.kind)
     lines += [
         f"| `{field}` | {', '.join(dict.fromkeys(kinds))} | {receipt_mutants.reason(field)} |"

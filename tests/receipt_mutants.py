@@ -6,12 +6,19 @@ import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import receipt_forgery as forgery
 from receipt_forgery import Receipt
+from signing_scene import RUNNER, trusted
+from tritium.gates import Verdict, judge_signed
+from tritium.receipts.dsse import sign_payload
+from tritium.receipts.jcs import canonical
+from tritium.receipts.keys import Trust
+from tritium.receipts.sign import PrivateKey
+from tritium.receipts.statement import receipt_statement
 
 LONG = 4
 """Of a longer list, the first two items, one in the middle and the last stand for all."""
@@ -174,9 +181,22 @@ class Result:
         return 1 - len(self.survivors) / self.made.total()
 
 
-def kill(receipt: Receipt, every: int = 1) -> Result:
+def signed(text: str, key: PrivateKey = RUNNER) -> bytes:
+    """A receipt, sound or not, under a signature of its own: the statement follows from the text that stands there."""
+    hole = "receipt-that-is-signed"
+    statement = json.loads(receipt_statement(json.loads(text), forgery.NOW))
+    statement["predicate"]["receipt"] = hole
+    return sign_payload(canonical(statement).replace(json.dumps(hole).encode(), text.encode()), [key]).to_bytes()
+
+
+def verdict_on_signed(text: str) -> Verdict:
+    """Judge what a forger signed with a key that the judge trusts: all that a signature proves is that he signed it."""
+    return judge_signed(signed(text), Trust.of([trusted()]), now=forgery.NOW)
+
+
+def kill(receipt: Receipt, every: int = 1, judged: Callable[[str], Verdict] = forgery.verdict) -> Result:
     """Judge every n-th mutant. Capped: accepted, but some claim stands lower than the receipt's own."""
-    whole = forgery.levels(receipt)
+    whole = {claim.name: claim.level or "" for claim in judged(json.dumps(receipt)).claims}
     made: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     capped: Counter[str] = Counter()
@@ -185,10 +205,10 @@ def kill(receipt: Receipt, every: int = 1) -> Result:
         if number % every:
             continue
         made[mutant.kind] += 1
-        verdict = forgery.verdict(mutant.text)
+        verdict = judged(mutant.text)
         if verdict.failed:
             rejected[mutant.kind] += 1
-        elif any((claim.level or "") < (whole[claim.name] or "") for claim in verdict.claims):
+        elif any((claim.level or "") < whole[claim.name] for claim in verdict.claims):
             capped[mutant.kind] += 1
         else:
             survivors.append(mutant)
