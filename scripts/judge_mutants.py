@@ -24,8 +24,9 @@ def table() -> str:
     further = [mutant for mutant in signed.survivors if (mutant.kind, mutant.path) not in alone]
     survivors = Counter(mutant.kind for mutant in result.survivors)
     lines = [
-        f"{result.made.total()} changes: {100 * result.rate:.1f} % rejected or capped without a signature, {100 * signed.rate:.1f} % under",
-        f"a trusted one, {len(further)} that stand only there. An unknown key is refused before anything else is read.",
+        f"{result.made.total()} changes: {100 * result.rate:.1f} % rejected or capped without a signature,",
+        f"{100 * signed.rate:.1f} % under a trusted one, {len(further)} that stand only there.",
+        "An unknown key is refused before anything else is read.",
         "",
         "| change | made | rejected | capped | stand |",
         "|---|---|---|---|---|",
