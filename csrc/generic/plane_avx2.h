@@ -30,39 +30,65 @@ constexpr int64_t kCodeFlush = 8;
   return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xB1)));
 }
 
-// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
-inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
-                       int32_t* sums_low) {
-  const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
-  __m256i h0 = zero, h1 = zero, l0 = zero, l1 = zero;
-  for (int64_t j = 0; j < n_blocks;) {
-    const int64_t stop = n_blocks - j < kCodeFlush / 2 ? n_blocks : j + kCodeFlush / 2;
-    __m256i a = zero, b = zero, c = zero, d = zero;
-    for (; j < stop; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
-      const __m256i first = load_codes(panel + 64 * j), second = load_codes(panel + 64 * j + 32);
-      const __m256i first_low = _mm256_and_si256(first, nibble), second_low = _mm256_and_si256(second, nibble);
-      const __m256i first_high = _mm256_and_si256(_mm256_srli_epi16(first, 4), nibble);
-      const __m256i second_high = _mm256_and_si256(_mm256_srli_epi16(second, 4), nibble);
-      const __m256i x = broadcast_four(high + 8 * j), y = broadcast_four(high + 8 * j + 4);
-      const __m256i z = broadcast_four(low + 8 * j), w = broadcast_four(low + 8 * j + 4);
-      a = add_codes(a, first_low, first_high, x, y);
-      b = add_codes(b, second_low, second_high, x, y);
-      c = add_codes(c, first_low, first_high, z, w);
-      d = add_codes(d, second_low, second_high, z, w);
-    }
-    h0 = widen_add(h0, a);
-    h1 = widen_add(h1, b);
-    l0 = widen_add(l0, c);
-    l1 = widen_add(l1, d);
-  }
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_high), h0);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_high + 8), h1);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_low), l0);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums_low + 8), l1);
+constexpr int kProbesTogether = 2;  // eight sums beside the four parts of a block leave no register for more
+
+// A block of a panel taken apart: the low and the high bits of its first and of its last eight rows.
+struct Codes {
+  __m256i first_low, first_high, last_low, last_high;
+};
+
+// int16 sums of T rows of activations × 16 rows of weights, as a chain of members: gcc keeps arrays of vectors in memory.
+template <int T>
+struct CodeSums {
+  __m256i first, last;
+  CodeSums<T - 1> rest;
+};
+template <>
+struct CodeSums<0> {};
+
+template <int T>
+[[gnu::always_inline]] inline void clear(CodeSums<T>& s) {
+  s.first = s.last = _mm256_setzero_si256();
+  if constexpr (T > 1) clear(s.rest);
+}
+template <int T>
+[[gnu::always_inline]] inline void add_block(CodeSums<T>& s, const Codes& c, const int8_t* a, int64_t stride) {
+  const __m256i x = broadcast_four(a), y = broadcast_four(a + 4);
+  s.first = add_codes(s.first, c.first_low, c.first_high, x, y);
+  s.last = add_codes(s.last, c.last_low, c.last_high, x, y);
+  if constexpr (T > 1) add_block(s.rest, c, a + stride, stride);
+}
+template <int T>
+[[gnu::always_inline]] inline void flush(const CodeSums<T>& s, __m256i* totals) {
+  totals[0] = widen_add(totals[0], s.first);
+  totals[1] = widen_add(totals[1], s.last);
+  if constexpr (T > 1) flush(s.rest, totals + 2);
 }
 
-// The same over one row of low halves, with the same bound.
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
+// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+template <int N>
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i totals[4 * N];
+  for (__m256i& total : totals) total = _mm256_setzero_si256();
+  for (int64_t j = 0; j < n_blocks;) {
+    const int64_t stop = n_blocks - j < kCodeFlush / 2 ? n_blocks : j + kCodeFlush / 2;
+    CodeSums<2 * N> s;
+    clear(s);
+    for (; j < stop; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
+      const __m256i first = load_codes(panel + 64 * j), last = load_codes(panel + 64 * j + 32);
+      const Codes c = {_mm256_and_si256(first, nibble), _mm256_and_si256(_mm256_srli_epi16(first, 4), nibble),
+                       _mm256_and_si256(last, nibble), _mm256_and_si256(_mm256_srli_epi16(last, 4), nibble)};
+      add_block(s, c, a + 8 * j, stride);
+    }
+    flush(s, totals);
+  }
+  for (int i = 0; i < 4 * N; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 8 * i), totals[i]);
+}
+
+// Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.
 inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
                      int32_t* sum_low) {
   const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();

@@ -5,34 +5,41 @@
 
 #include <cstdint>
 
+#include "generic/dot_avx512.h"
+
 namespace tritium {
 namespace {
 
-// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶, and every partial sum
-// with it.
-inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
-                       int32_t* sums_low) {
-  const auto four = [](const int8_t* p) __attribute__((always_inline)) {
-    int32_t word;
-    __builtin_memcpy(&word, p, 4);
-    return _mm512_set1_epi32(word);
-  };
+constexpr int kProbesTogether = 8;  // sixteen sums, for which the codes are taken apart once
+
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
+// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶, and every partial sum with it.
+template <int N>
+void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
   const __m512i nibble = _mm512_set1_epi8(15);
-  __m512i h0 = _mm512_setzero_si512(), h1 = h0, l0 = h0, l1 = h0;
-  for (int64_t j = 0; j < n_blocks; ++j) {
-    _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
-    const __m512i both = _mm512_loadu_si512(panel + 64 * j);
-    const __m512i a = _mm512_and_si512(both, nibble), b = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
-    h0 = _mm512_dpbusd_epi32(h0, a, four(high + 8 * j));
-    l0 = _mm512_dpbusd_epi32(l0, a, four(low + 8 * j));
-    h1 = _mm512_dpbusd_epi32(h1, b, four(high + 8 * j + 4));
-    l1 = _mm512_dpbusd_epi32(l1, b, four(low + 8 * j + 4));
-  }
-  _mm512_storeu_si512(sums_high, _mm512_add_epi32(h0, h1));
-  _mm512_storeu_si512(sums_low, _mm512_add_epi32(l0, l1));
+  // Where few sums follow each other too closely, those of either half of a byte are apart.
+  constexpr bool kApart = N <= 4;
+  Rows16<2 * N> s, t;
+  clear(s);
+  if constexpr (kApart) clear(t);
+  const uint8_t* stop = panel + 64 * n_blocks;
+  do {
+    _mm_prefetch(reinterpret_cast<const char*>(panel + 4096), _MM_HINT_T0);
+    const __m512i both = _mm512_loadu_si512(panel);
+    add_dots(s, _mm512_and_si512(both, nibble), a, stride);
+    add_dots(kApart ? t : s, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), a + 4, stride);
+    settle(s);
+    if constexpr (kApart) settle(t);
+    panel += 64;
+    a += 8;
+  } while (panel < stop);
+  if constexpr (kApart) add_shifted(s, t, 0);
+  __m512i out[2 * N];
+  store(s, out);
+  for (int i = 0; i < 2 * N; ++i) _mm512_storeu_si512(sums + 16 * i, out[i]);
 }
 
-// The same over one row of low halves, with the same bound.
+// Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.
 inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
                      int32_t* sum_low) {
   const __m512i nibble = _mm512_set1_epi8(15);

@@ -22,9 +22,14 @@ namespace {
   return add_codes(add_codes(sum, vandq_u8(both, vdupq_n_u8(15)), x), vshrq_n_u8(both, 4), y);
 }
 
-// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
-inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
-                       int32_t* sums_low) {
+constexpr int kProbesTogether = 1;  // eight sums beside the sixteen parts of a block and four of the probe
+
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for two rows of activations `stride` apart: the high and the low halves
+// of a probe. Writes sums[2][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+template <int N>
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, int64_t stride, int32_t* sums) {
+  static_assert(N == 1);
+  const int8_t* low = high + stride;
   const auto four = [](const int8_t* p) __attribute__((always_inline)) {
     int32_t word;
     __builtin_memcpy(&word, p, 4);
@@ -44,17 +49,17 @@ inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* hig
     l2 = add_both(l2, c, z, w);
     l3 = add_both(l3, d, z, w);
   }
-  vst1q_s32(sums_high, h0);
-  vst1q_s32(sums_high + 4, h1);
-  vst1q_s32(sums_high + 8, h2);
-  vst1q_s32(sums_high + 12, h3);
-  vst1q_s32(sums_low, l0);
-  vst1q_s32(sums_low + 4, l1);
-  vst1q_s32(sums_low + 8, l2);
-  vst1q_s32(sums_low + 12, l3);
+  vst1q_s32(sums, h0);
+  vst1q_s32(sums + 4, h1);
+  vst1q_s32(sums + 8, h2);
+  vst1q_s32(sums + 12, h3);
+  vst1q_s32(sums + 16, l0);
+  vst1q_s32(sums + 20, l1);
+  vst1q_s32(sums + 24, l2);
+  vst1q_s32(sums + 28, l3);
 }
 
-// The same over one row of low halves, with the same bound.
+// Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.
 inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
                      int32_t* sum_low) {
   int32x4_t h = vdupq_n_s32(0), l = h;

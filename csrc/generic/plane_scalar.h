@@ -6,23 +6,25 @@
 namespace tritium {
 namespace {
 
-// Σ c·high and Σ c·low over the codes c of 4 bits of a panel's sixteen rows: |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
-inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sums_high,
-                       int32_t* sums_low) {
-  for (int r = 0; r < 16; ++r) sums_high[r] = sums_low[r] = 0;
+constexpr int kProbesTogether = 1;
+
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
+// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+template <int N>
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
+  for (int i = 0; i < 2 * N * 16; ++i) sums[i] = 0;
   for (int64_t j = 0; j < n_blocks; ++j) {
-    const int8_t *x = high + 8 * j, *y = low + 8 * j;
     for (int r = 0; r < 16; ++r) {
       const uint8_t* c = panel + 64 * j + 4 * r;
-      for (int b = 0; b < 4; ++b) {
-        sums_high[r] += (c[b] & 15) * x[b] + (c[b] >> 4) * x[b + 4];
-        sums_low[r] += (c[b] & 15) * y[b] + (c[b] >> 4) * y[b + 4];
+      for (int i = 0; i < 2 * N; ++i) {
+        const int8_t* x = a + i * stride + 8 * j;
+        for (int b = 0; b < 4; ++b) sums[16 * i + r] += (c[b] & 15) * x[b] + (c[b] >> 4) * x[b + 4];
       }
     }
   }
 }
 
-// The same over one row of low halves, with the same bound.
+// Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.
 inline void row_sums(const uint8_t* row, int64_t n_blocks, const int8_t* high, const int8_t* low, int32_t* sum_high,
                      int32_t* sum_low) {
   int32_t h = 0, l = 0;

@@ -38,6 +38,7 @@ struct Probe {
   int8_t* low;
   int32_t total_high, total_low;
   float unit, residual_factor, norm_factor, constant;
+  int64_t output;
   bool bounded;
 };
 
@@ -115,28 +116,53 @@ inline float greatest_norm(const Resident& plane, const PlaneLayout& layout) {
   return norm;
 }
 
-// Estimates and upper bounds of one panel's rows for one output; −∞ for the rows from n_rows on.
-inline void bound_panel(const Probe& probe, const uint8_t* panel, int64_t n_blocks, int64_t n_rows, float* score, float* upper) {
+// Estimates and upper bounds of a panel's rows for one output, from the integer sums of its probe and from what lies behind the codes;
+// −∞ for the rows from n_rows on.
+inline void bound_rows(const Probe& probe, const int32_t* sums, const float* rows, int64_t n_rows, float* score, float* upper) {
+  const int32_t *high = sums, *low = sums + kPanelRows;
   const float none = -__builtin_inff();
-  if (!probe.bounded) {
-    store(score, keep_first(splat(0.0f), n_rows, none));
-    store(upper, keep_first(splat(__builtin_inff()), n_rows, none));
-    return;
-  }
-  int32_t high[kPanelRows], low[kPanelRows];
-  alignas(64) float sums[kPanelRows], rows[3][kPanelRows];
-  panel_sums(panel, n_blocks, probe.high, probe.low, high, low);
-  std::memcpy(rows, panel + 64 * n_blocks, sizeof rows);
+  alignas(64) float both[kPanelRows];
   for (int64_t r = 0; r < kPanelRows; ++r) {
-    sums[r] = 255.0f * static_cast<float>(2 * high[r] - 15 * probe.total_high) + static_cast<float>(2 * low[r] - 15 * probe.total_low);
+    both[r] = 255.0f * static_cast<float>(2 * high[r] - 15 * probe.total_high) + static_cast<float>(2 * low[r] - 15 * probe.total_low);
   }
-  const lanes estimate = (splat(probe.unit) * load(sums)) * load(rows[0]);
-  const lanes bound = (splat(probe.residual_factor) * load(rows[1]) + splat(probe.norm_factor) * load(rows[2])) + splat(probe.constant);
+  const lanes estimate = (splat(probe.unit) * load(both)) * load(rows);
+  const lanes residual = load(rows + kPanelRows), norm = load(rows + 2 * kPanelRows);
+  const lanes bound = (splat(probe.residual_factor) * residual + splat(probe.norm_factor) * norm) + splat(probe.constant);
   store(score, keep_first(estimate, n_rows, none));
   store(upper, keep_first(estimate + bound, n_rows, none));
 }
 
-// Reads the high halves of each panel of the range once for as many outputs as the scratch memory holds.
+// One panel, whose first row is `row`, for the probes from i on: N of them at a time, then the rest N / 2 at a time.
+template <int N>
+inline void bound_panel(const Probes& p, int64_t i, int64_t n, const Call& call, const PlaneLayout& layout, int64_t row) {
+  const Resident& plane = call.weights[0];
+  const uint8_t* panel = plane.data + row / kPanelRows * layout.high_panel;
+  const int64_t n_rows = plane.rows - row < kPanelRows ? plane.rows - row : kPanelRows;
+  for (; i + N <= n; i += N) {
+    alignas(64) int32_t sums[2 * N * kPanelRows];
+    alignas(64) float rows[3 * kPanelRows];
+    panel_sums<N>(panel, layout.high_blocks, p.probes[i].high, p.padded, sums);
+    std::memcpy(rows, panel + 64 * layout.high_blocks, sizeof rows);
+    for (int64_t j = 0; j < N; ++j) {
+      const Probe& probe = p.probes[i + j];
+      float *score = call.out[0].row<float>(probe.output) + row, *upper = call.out[1].row<float>(probe.output) + row;
+      bound_rows(probe, sums + 2 * j * kPanelRows, rows, n_rows, score, upper);
+    }
+  }
+  if constexpr (N > 1) bound_panel<N / 2>(p, i, n, call, layout, row);
+}
+
+// An output without bounds: estimates of 0 that may be anything.
+inline void leave_unbounded(const Call& call, int64_t output, int64_t begin, int64_t end) {
+  const float none = -__builtin_inff();
+  for (int64_t row = begin * kPanelRows; row < end * kPanelRows; row += kPanelRows) {
+    const int64_t left = call.weights[0].rows - row, n_rows = left < kPanelRows ? left : kPanelRows;
+    store(call.out[0].row<float>(output) + row, keep_first(splat(0.0f), n_rows, none));
+    store(call.out[1].row<float>(output) + row, keep_first(splat(__builtin_inff()), n_rows, none));
+  }
+}
+
+// Reads the high halves of each panel of the range from memory once for as many outputs as the scratch memory holds.
 KERNEL_FUNCTION(screen_plane44) {
   const Resident& plane = call.weights[0];
   const PlaneLayout layout(plane.rows, plane.cols);
@@ -144,22 +170,20 @@ KERNEL_FUNCTION(screen_plane44) {
   Probes p;
   place_probes(p, call, layout, 0);
   for (int64_t start = 0; start < call.t; start += p.together) {
-    const int64_t n = call.t - start < p.together ? call.t - start : p.together;
-    int64_t n_bounded = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      set_probe(p.probes[i], call.in[0].row<const float>(start + i), plane.cols, p.padded, most);
-      n_bounded += p.probes[i].bounded;
+    const int64_t stop = call.t - start < p.together ? call.t : start + p.together;
+    int64_t n = 0;
+    for (int64_t output = start; output < stop; ++output) {
+      Probe& probe = p.probes[n];
+      set_probe(probe, call.in[0].row<const float>(output), plane.cols, p.padded, most);
+      probe.output = output;
+      n += probe.bounded;
+      if (!probe.bounded) leave_unbounded(call, output, begin, end);
     }
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t row = unit * kPanelRows, n_rows = plane.rows - row < kPanelRows ? plane.rows - row : kPanelRows;
-      const uint8_t* panel = plane.data + unit * layout.high_panel;
-      for (int64_t i = 0; i < n; ++i) {
-        float *score = call.out[0].row<float>(start + i) + row, *upper = call.out[1].row<float>(start + i) + row;
-        bound_panel(p.probes[i], panel, layout.high_blocks, n_rows, score, upper);
-      }
-      work.macs += static_cast<uint64_t>(n_bounded * n_rows * plane.cols);
-      if (n_bounded != 0) work.bytes += static_cast<uint64_t>(layout.high_panel);
-    }
+    if (n == 0) continue;
+    for (int64_t unit = begin; unit < end; ++unit) bound_panel<kProbesTogether>(p, 0, n, call, layout, unit * kPanelRows);
+    const int64_t n_rows = (end * kPanelRows < plane.rows ? end * kPanelRows : plane.rows) - begin * kPanelRows;
+    work.macs += static_cast<uint64_t>(n * n_rows * plane.cols);
+    work.bytes += static_cast<uint64_t>((end - begin) * layout.high_panel);
   }
 }
 

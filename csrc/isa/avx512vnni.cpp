@@ -5,6 +5,7 @@
 #include "generic/kernel_names.h"
 
 #include "generic/attention.h"
+#include "generic/dot_avx512.h"
 #include "generic/embedding.h"
 #include "generic/glu.h"
 #include "generic/logits.h"
@@ -20,13 +21,6 @@
 namespace tritium {
 namespace {
 
-inline __m512i four(const int8_t* a) {
-  int32_t word;
-  __builtin_memcpy(&word, a, 4);
-  return _mm512_set1_epi32(word);
-}
-inline __m512i dot(__m512i acc, __m512i codes, __m512i a) { return _mm512_dpbusd_epi32(acc, codes, a); }
-
 // Σ a over n_blocks·16 activations, in lanes of at most 4·128 an addition.
 inline int32_t sum_of(const int8_t* a, int64_t n_blocks) {
   __m512i total = _mm512_setzero_si512();
@@ -41,57 +35,6 @@ inline int32_t sum_of(const int8_t* a, int64_t n_blocks) {
 inline void finish(__m512i acc, int32_t total, float scale, bool accumulate, float* out) {
   const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc, _mm512_set1_epi32(total))), _mm512_set1_ps(scale));
   _mm512_storeu_ps(out, accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), y) : y);
-}
-
-// int32 sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors, and chains of ten, in memory.
-template <int T>
-struct Rows16 {
-  Rows16<T / 2> left;
-  Rows16<T - T / 2> right;
-};
-template <>
-struct Rows16<1> {
-  __m512i sum;
-};
-
-template <int T>
-[[gnu::always_inline]] inline void clear(Rows16<T>& s) {
-  if constexpr (T == 1) {
-    s.sum = _mm512_setzero_si512();
-  } else {
-    clear(s.left);
-    clear(s.right);
-  }
-}
-template <int T>
-[[gnu::always_inline]] inline void add_dots(Rows16<T>& s, __m512i codes, const int8_t* a, int64_t stride) {
-  if constexpr (T == 1) {
-    s.sum = dot(s.sum, codes, four(a));
-  } else {
-    add_dots(s.left, codes, a, stride);
-    add_dots(s.right, codes, a + T / 2 * stride, stride);
-  }
-}
-// At the end of a loop's body: the sum that the loop carries on and the one that leaves it are one value, in a register. Without it
-// gcc keeps two, and stores one of them every time.
-[[gnu::always_inline]] inline void settle(__m512i& sum) { asm("" : "+v"(sum)); }
-template <int T>
-[[gnu::always_inline]] inline void settle(Rows16<T>& s) {
-  if constexpr (T == 1) {
-    settle(s.sum);
-  } else {
-    settle(s.left);
-    settle(s.right);
-  }
-}
-template <int T>
-[[gnu::always_inline]] inline void add_shifted(Rows16<T>& s, const Rows16<T>& planes, int shift) {
-  if constexpr (T == 1) {
-    s.sum = _mm512_add_epi32(s.sum, _mm512_srai_epi32(planes.sum, shift));
-  } else {
-    add_shifted(s.left, planes.left, shift);
-    add_shifted(s.right, planes.right, shift);
-  }
 }
 
 // What a panel's sums need to become outputs.
@@ -114,16 +57,6 @@ struct Tokens {
     return moved;
   }
 };
-
-template <int T>
-[[gnu::always_inline]] inline void store(const Rows16<T>& s, __m512i* sums) {
-  if constexpr (T == 1) {
-    sums[0] = s.sum;
-  } else {
-    store(s.left, sums);
-    store(s.right, sums + T / 2);
-  }
-}
 
 // Sums of n tokens × n_panels, panels side by side. They pass through memory: with the scaling in the same function as the products
 // gcc keeps copies of the sums there during the products too.

@@ -95,8 +95,8 @@ MORE_MUTANTS = {
         "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", (PROJECTIONS | RESCORES) - BLOCKED
     ),
     "bounds_without_what_rounding_left": Mutant(
-        "avx2", "generic/screen.h", "(splat(probe.residual_factor) * load(rows[1]) + splat(probe.norm_factor) * load(rows[2]))",
-        "(splat(probe.norm_factor) * load(rows[2]))", {"screen_plane44"},
+        "avx2", "generic/screen.h", "(splat(probe.residual_factor) * residual + splat(probe.norm_factor) * norm)",
+        "(splat(probe.norm_factor) * norm)", {"screen_plane44"},
     ),
     "better_bounds_without_what_rounding_left": Mutant(
         "avx2", "generic/screen.h", "(probe.residual_factor * row[1] + probe.norm_factor * row[2])",
@@ -113,7 +113,7 @@ MORE_MUTANTS = {
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
     ),
     "logical_shift_of_negative_sums": Mutant(
-        "avx512vnni", "isa/avx512vnni.cpp", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS
+        "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS
     ),
     "second_panel_of_a_pair_twice_the_first": Mutant(
         "avx512vnni", "isa/avx512vnni.cpp", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);", {"i2s_gemm"}
