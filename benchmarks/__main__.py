@@ -25,6 +25,7 @@ from benchmarks.report import (
     BANDWIDTH,
     BUSY,
     CONTROL,
+    F32_PEAK,
     NOT_ENGINES,
     PEAK,
     Load,
@@ -34,7 +35,7 @@ from benchmarks.report import (
     phase_lines,
 )
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits
+from tritium.bench.benchmark import measure_limits
 from tritium.bench.machine import read_machine
 from tritium.bench.stats import interleave
 from tritium.engine.model import DEMO, resolve_model
@@ -158,6 +159,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     tasks: dict[str, Callable[[], float]] = {
         BANDWIDTH: lambda: cpu.read_bandwidth(n_threads, PROBE_BYTES),
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
+        F32_PEAK: lambda: cpu.f32_peak(isa, n_threads),
     }
     if STAT.is_file():
         tasks[BUSY] = others_percent
@@ -165,9 +167,12 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         answer = engine.ask("decode", tokens=4, context=DECODE_CONTEXT)
         path = engine.contestant.path
         if not engine.contestant.is_peer:
-            loads[name] = Load(answer["bytes_per_token"], ternary_macs(path))
+            loads[name] = Load(answer["bytes_per_token"], ternary_macs(path), attention_macs(engine, work))
         elif path.is_file():
-            loads[name] = Load(float(tensor_bytes(path)), ternary_macs(path))
+            # The shape, and with it the products of attention, is ours.
+            loads[name] = Load(
+                float(tensor_bytes(path)), ternary_macs(path), next(iter(loads.values())).f32_macs_per_token
+            )
         tasks[name] = partial(speed, engine, work)
     tasks[CONTROL] = tasks[next(iter(taken))]
     say(f"{work.name}, {n_threads} threads: {len(taken)} engines")
@@ -177,6 +182,13 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     heads = {name: engine.contestant.head for name, engine in taken.items()}
     theirs = frozenset(name for name, engine in taken.items() if engine.contestant.is_peer)
     return Phase(work.name, work.is_decode, n_threads, rounds, loads, heads, theirs)
+
+
+def attention_macs(engine: Engine, work: Work) -> float:
+    """Float32 products of attention a token of the work's prompt; of decoding, where no limit is made of them, none."""
+    if work.is_decode:
+        return 0.0
+    return float(engine.ask("prefill", tokens=work.tokens)["attention_macs"] / work.tokens)
 
 
 def speed(engine: Engine, work: Work) -> float:
@@ -212,8 +224,7 @@ def check(session: Session, running: dict[str, Engine], n_threads: int) -> None:
 
 def op_tables(engine: Engine, n_threads: int) -> dict[str, Any]:
     """Counters by op of a run, with the limits measured right before it."""
-    isa = cpu.isas()[0]
-    limits = Limits(n_threads, isa, cpu.read_bandwidth(n_threads, PROBE_BYTES), cpu.int8_peak(isa, n_threads))
+    limits = measure_limits(n_threads, PROBE_BYTES)
     answer = engine.ask("ops", tokens=OPS_TOKENS, context=OPS_CONTEXT, limits=asdict(limits))
     return {**answer, "limits": asdict(limits)}
 
@@ -244,6 +255,7 @@ def document(session: Session, seconds: float) -> dict[str, Any]:
             "tokens_per_s": {n: s for n, s in phase.rounds.samples.items() if n not in NOT_ENGINES},
             "control_tokens_per_s": phase.rounds.samples[CONTROL], "others_cpu_percent": phase.rounds.samples.get(BUSY),
             "read_bandwidth_gb_per_s": phase.rounds.samples[BANDWIDTH], "int8_peak_gmac_per_s": phase.rounds.samples[PEAK],
+            "f32_peak_gmac_per_s": phase.rounds.samples[F32_PEAK],
             "loads": {name: asdict(load) for name, load in phase.loads.items()},
         }
         for phase in session.phases

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits, bytes_by_part, op_table, prompt_of, run
+from tritium.bench.benchmark import Limits, bytes_by_part, op_table, products_of, prompt_of, run
 from tritium.engine.model import Model, load
 from tritium.resources import memory
 
@@ -25,7 +25,8 @@ def answer(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         is_best = best == int(logits[-1].argmax())
         return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
     if do == "prefill":
-        return {"ns": [run(model, prompt_of(vocab_size, request["tokens"]), 1).prefill_ns]}
+        done = run(model, prompt_of(vocab_size, request["tokens"]), 1)
+        return {"ns": [done.prefill_ns], "attention_macs": products_of(done.prefill, model.plan)[1]}
     done = run(model, prompt_of(vocab_size, request["context"]), request["tokens"] + 1)
     if do == "decode":
         n_bytes = sum(count.bytes for count in done.decode.counts)

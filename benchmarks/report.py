@@ -10,18 +10,20 @@ from tritium.bench.stats import Rounds, Summary, ratio, summarize
 
 BANDWIDTH = "read bandwidth GB/s"
 PEAK = "int8 peak GMAC/s"
+F32_PEAK = "float32 peak GMAC/s"
 BUSY = "CPUs busy with others %"
 CONTROL = "control"
 QUIET_PERCENT = 10.0
-NOT_ENGINES = (BANDWIDTH, PEAK, BUSY, CONTROL)
+NOT_ENGINES = (BANDWIDTH, PEAK, F32_PEAK, BUSY, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one token costs an engine at least: the bytes that it reads, or the ternary products of a prompt's token."""
+    """What one token costs an engine at least: the bytes that it reads, or a prompt's products, ternary and attention's."""
 
     bytes_per_token: float
     macs_per_token: float
+    f32_macs_per_token: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ class Phase:
         share = ratio(samples[name], limits)
         return Summary(share.n, *(100 * x for x in (share.median, share.mad, share.low, share.high)))
 
+    def bound_percent(self, name: str) -> Summary | None:
+        """Of a prompt: the share of what int8 products and attention's float32 products, one after the other, leave."""
+        load, samples = self.loads.get(name), self.rounds.samples
+        if load is None or self.is_decode:
+            return None
+        peaks = zip(samples[PEAK], samples[F32_PEAK], strict=True)
+        share = ratio(samples[name], [1e9 / (load.macs_per_token / a + load.f32_macs_per_token / b) for a, b in peaks])
+        return Summary(share.n, *(100 * x for x in (share.median, share.mad, share.low, share.high)))
+
     def times_faster(self, name: str) -> Summary | None:
         """Ours with the same head over a peer, else with any head; round by round."""
         if name not in self.peers:
@@ -62,21 +73,23 @@ def phase_lines(phase: Phase) -> Iterable[str]:
     """A table of one phase."""
     cut = ", cut short by the budget" if phase.rounds.is_cut else ""
     yield f"{phase.name} · {phase.n_threads} thread{'s' * (phase.n_threads > 1)} · {phase.rounds.n_rounds} rounds{cut}"
-    for name in (BANDWIDTH, PEAK, BUSY):
+    for name in (BANDWIDTH, PEAK, F32_PEAK, BUSY):
         if name in phase.rounds.samples:
             yield f"  {name:30}{_spread(summarize(phase.rounds.samples[name]))}"
     if max(phase.rounds.samples.get(BUSY, [0.0])) > QUIET_PERCENT:
         yield "  NOT QUIET: engines that spin at barriers collapse when others take a CPU; these ratios prove nothing"
     cost = "MB/token" if phase.is_decode else "GMAC/token"
-    yield f"  {'engine, head':30}{cost:>11}{'limit tok/s':>13}  {'tok/s (least–most)':27}{'% of limit':25}ours / it"
+    bound = "" if phase.is_decode else f"{'% with attention':25}"
+    yield f"  {'engine, head':30}{cost:>11}{'limit tok/s':>13}  {'tok/s (least–most)':27}{'% of limit':25}{bound}ours / it"
     limits = summarize(phase.rounds.samples[BANDWIDTH if phase.is_decode else PEAK]).median
     for name in phase.heads:
         load, percent, times = phase.loads.get(name), phase.limit_percent(name), phase.times_faster(name)
         amount = None if load is None else load.bytes_per_token / 1e6 if phase.is_decode else load.macs_per_token / 1e9
+        with_attention = "" if phase.is_decode else f"{_spread(phase.bound_percent(name)):25}"
         roof = "–" if amount is None else f"{limits * (1e3 if phase.is_decode else 1) / amount:.1f}"
         yield (
             f"  {name:30}{'–' if amount is None else f'{amount:.4g}':>11}{roof:>13}"
-            f"  {_spread(summarize(phase.rounds.samples[name])):27}{_spread(percent):25}{_spread(times)}"
+            f"  {_spread(summarize(phase.rounds.samples[name])):27}{_spread(percent):25}{with_attention}{_spread(times)}"
         )
     if CONTROL in phase.rounds.samples:
         first = next(iter(phase.heads))
@@ -122,5 +135,6 @@ def budget_lines(name: str, ops: Mapping[str, Any]) -> Iterable[str]:
     yield "  " + ", ".join(f"{part} {n / 1e6:.4g} MB ({100 * n / total:.3g} %)" for part, n in parts.items())
     yield f"  {done / 1e6:.5g} M products, {skipped / 1e6:.4g} M skipped ({100 * skipped / (done + skipped):.3g} %)"
     yield f"  {ops['outside_executor_us']:.0f} µs outside the executor: sampler and Python"
-    speeds = limits["read_bandwidth_gb_per_s"], limits["int8_peak_gmac_per_s"]
-    yield f"  limits beside: {speeds[0]:.4g} GB/s, {speeds[1]:.4g} GMAC/s; caches may exceed them"
+    speeds = limits["read_bandwidth_gb_per_s"], limits["int8_peak_gmac_per_s"], limits["f32_peak_gmac_per_s"]
+    beside = f"{speeds[0]:.4g} GB/s, {speeds[1]:.4g} GMAC/s of int8, {speeds[2]:.4g} of float32"
+    yield f"  limits beside: {beside}; caches may exceed them"

@@ -68,7 +68,10 @@ class Row:
 def limits_of(isas: Sequence[str], n_threads: int) -> dict[str, Limits]:
     """The machine's limits for each instruction set, now."""
     bandwidth = cpu.read_bandwidth(n_threads, PROBE_BYTES)
-    return {isa: Limits(n_threads, isa, bandwidth, cpu.int8_peak(isa, n_threads)) for isa in isas}
+    return {
+        isa: Limits(n_threads, isa, bandwidth, cpu.int8_peak(isa, n_threads), cpu.f32_peak(isa, n_threads))
+        for isa in isas
+    }
 
 
 def climb(point: Point, isas: Sequence[str], n_threads: int, budget_s: float) -> Iterable[Row]:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from command_line import tritium
-from tritium.bench.benchmark import Limits, Workload, benchmark, greedy, middle, op_table, open_timed, prompt_of, run
+from tritium.bench.benchmark import (
+    Limits,
+    Workload,
+    benchmark,
+    greedy,
+    middle,
+    op_table,
+    open_timed,
+    products_of,
+    prompt_of,
+    run,
+)
 from tritium.engine.model import Model, load
 from tritium.errors import ShapeError, UnsupportedError
 
@@ -42,6 +53,8 @@ def test_the_receipt_stands_and_the_report_has_its_samples(tmp_path: Path) -> No
     assert recorded[-1] - recorded[0] == times[1]
     assert sum(document["bytes_by_part"].values()) == pytest.approx(document["bytes_per_token"])
     assert document["memory"]["peak_bytes"] >= document["peak_anonymous_bytes"] > 10_000_000
+    # Attention's products come on top.
+    assert document["prefill_bound_percent"]["median"] > document["prefill_limit_percent"]["median"] > 0
     assert document["warmup_s"] > 0
     assert document["load_s"] > 0
     assert document["host"]["machine"]["kernel"]
@@ -51,7 +64,18 @@ def test_the_text_and_the_default_place(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     result = tritium("benchmark", "--max-tokens", "4", "--warmup-tokens", "0", "--prompt", "ROMEO:", "--show-output")
     assert result.returncode == 0, result.stderr
-    for word in ("int8 peak", "% of the bandwidth", "p99", "ffn_down", "tok/s", "warm-up", "energy", "anonymous"):
+    for word in (
+        "int8 peak",
+        "f32 peak",
+        "% of the bound by int8 and attention's f32 products",
+        "% of the bandwidth",
+        "p99",
+        "ffn_down",
+        "tok/s",
+        "warm-up",
+        "energy",
+        "anonymous",
+    ):
         assert word in result.stdout
     assert "receipt         ci/inference.json: schema 1.0.0, real, cpu" in result.stdout
     assert tritium("verify-receipt").returncode == 0
@@ -120,6 +144,16 @@ def test_a_back_end_without_limits_is_measured_without_them() -> None:
     assert all(row.limit_percent is None for row in result.ops)
 
 
+def test_the_products_of_a_prompt_are_those_of_its_matrices_and_of_attention() -> None:
+    with opened() as model:
+        once = run(model, prompt_of(model.config.vocab_size, 16), 1)
+        config = model.config
+        matrices = sum(s.attrs["n"] * s.attrs["k"] for s in model.plan.steps if s.op == "linear")
+        # A query times its keys and as many values, itself among them.
+        attention = 2 * config.n_layers * config.n_heads * config.head_dim * (16 * 17 // 2)
+        assert products_of(once.prefill, model.plan) == (16 * matrices, attention)
+
+
 def test_tokens_beyond_the_context_are_refused() -> None:
     with opened(tokens=12) as model, pytest.raises(ShapeError, match="tokens to generate"):
         run(model, prompt_of(model.config.vocab_size, 10), 5)
@@ -140,16 +174,21 @@ def test_the_run_is_what_generate_returns_and_its_bytes_are_the_residents() -> N
         assert once.token_ids == model.generate(prompt, max_tokens=8, ignore_eos=True).token_ids
         assert len(once.token_ns) == once.decode.n_steps == 7
         assert once.prefill.n_tokens == 16
-        rows = op_table(once.decode, model.plan, Limits(2, "none", 10.0, 10.0))
+        rows = op_table(once.decode, model.plan, Limits(2, "none", 10.0, 10.0, 5.0))
         linears = {step.label for step in model.plan.steps if step.op == "linear"}
         body = sum(row.bytes_per_token for row in rows if row.part == "body")
         panels = sum(r.nbytes for r in model.plan.residents if r.layout == "i2s")
         assert {row.op for row in rows if row.part == "body"} == linears
         assert body == pytest.approx(panels, rel=0.02)
-        # Ten products a nanosecond and ten bytes: 2-bit weights are bound by the products, a float head by its bytes.
+        # Ten int8 products a nanosecond, five of float32, ten bytes: 2-bit weights are bound by the products, a float head by its
+        # bytes, attention by either.
         for row in rows:
-            if row.part in ("body", "head"):
-                bound = row.macs_per_token / 10 if row.part == "body" else row.bytes_per_token / 10
+            if row.part != "other":
+                bound = {
+                    "body": row.macs_per_token / 10,
+                    "head": row.bytes_per_token / 10,
+                    "kv": max(row.macs_per_token / 5, row.bytes_per_token / 10),
+                }[row.part]
                 assert row.limit_percent == pytest.approx(bound / (10 * row.us_per_token), rel=1e-6)
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
 from benchmarks.quiet import busy_percent, parse_times
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, NOT_ENGINES, PEAK, Load, Phase, phase_lines
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Load, Phase, phase_lines
 
 from tritium.bench.benchmark import prompt_of
 from tritium.bench.stats import Rounds
@@ -21,6 +21,7 @@ from tritium.formats.gguf import open_gguf
 SAMPLES = {
     BANDWIDTH: [10.0, 20.0],
     PEAK: [100.0, 400.0],
+    F32_PEAK: [20.0, 10.0],
     "ours f16": [4.0, 8.0],
     "ours q6_k": [6.0, 12.0],
     "theirs q6_k": [2.0, 6.0],
@@ -32,7 +33,8 @@ HEADS = {name: name.split()[1] for name in SAMPLES if name not in NOT_ENGINES}
 
 
 def phase(is_decode: bool) -> Phase:
-    loads = {name: Load(bytes_per_token=1e9, macs_per_token=10e9) for name in HEADS if name != "theirs bf16"}
+    known = [name for name in HEADS if name != "theirs bf16"]
+    loads = {name: Load(bytes_per_token=1e9, macs_per_token=10e9, f32_macs_per_token=1e9) for name in known}
     theirs = frozenset(name for name in HEADS if name.startswith("theirs"))
     return Phase("work", is_decode, 2, Rounds(SAMPLES, 2, True), loads, HEADS, theirs)
 
@@ -44,6 +46,17 @@ def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
     assert (decode.median, decode.low, decode.high) == pytest.approx((40.0, 40.0, 40.0))
     assert (prefill.median, prefill.low, prefill.high) == pytest.approx((30.0, 20.0, 40.0))
     assert phase(True).limit_percent("theirs bf16") is None
+
+
+def test_the_bound_of_a_prompt_adds_the_time_of_both_kinds_of_products() -> None:
+    bound = phase(False).bound_percent("ours f16")
+    assert bound is not None
+    # Round by round 0.1 s and 0.05 s a token, then 0.025 s and 0.1 s: at 4 and 8 tokens a second.
+    assert (bound.low, bound.high) == pytest.approx((60.0, 100.0))
+    assert phase(True).bound_percent("ours f16") is None
+    assert phase(False).bound_percent("theirs bf16") is None
+    row = next(line for line in phase_lines(phase(False)) if "ours f16" in line)
+    assert row.split()[-5:] == ["30", "(20–40)", "80", "(60–100)", "–"]
 
 
 def test_a_peer_is_compared_with_the_same_head() -> None:
@@ -94,7 +107,10 @@ def test_an_engine_answers_from_its_own_process(tmp_path: Path) -> None:
         assert len(engine.ask("prefill", tokens=20)["ns"]) == 1
         ops = engine.ask(
             "ops", tokens=3, context=4,
-            limits={"n_threads": 1, "isa": "scalar", "read_bandwidth_gb_per_s": 1.0, "int8_peak_gmac_per_s": 1.0},
+            limits={
+                "n_threads": 1, "isa": "scalar", "read_bandwidth_gb_per_s": 1.0, "int8_peak_gmac_per_s": 1.0,
+                "f32_peak_gmac_per_s": 1.0,
+            },
         )  # fmt: skip
         assert ops["bytes_by_part"]["head"] == pytest.approx(1024 * 256 * 2, rel=0.01)
 

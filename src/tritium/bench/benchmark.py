@@ -1,7 +1,7 @@
 """How fast a model runs here, held against what the machine reads and multiplies in the same minutes.
 
-Decoding is bound by bytes, prefill by int8 products. Every figure comes from a clock or from the executor's counters; what cannot
-be measured is refused, never estimated.
+Decoding is bound by bytes, prefill by int8 products and, of long prompts, by the float32 products of attention. Every figure
+comes from a clock or from the executor's counters; what cannot be measured is refused, never estimated.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ _PARTS: dict[str, Part] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What ``n_threads`` reach together: 10⁹ bytes a second read, 10⁹ int8 products a second of ``isa`` on registers."""
+    """What ``n_threads`` reach together: 10⁹ bytes a second read, 10⁹ products a second of ``isa`` on registers."""
 
     n_threads: int
     isa: str
     read_bandwidth_gb_per_s: float
     int8_peak_gmac_per_s: float
+    f32_peak_gmac_per_s: float
 
-    def ns(self, n_bytes: float, int8_macs: float) -> float:
-        """The least time that reading and multiplying take, one beside the other."""
-        return max(n_bytes / self.read_bandwidth_gb_per_s, int8_macs / self.int8_peak_gmac_per_s)
+    def ns(self, n_bytes: float, int8_macs: float, f32_macs: float = 0) -> float:
+        """The least time that reading and multiplying take, one beside the other; the two kinds of products follow each other."""
+        products = int8_macs / self.int8_peak_gmac_per_s + f32_macs / self.f32_peak_gmac_per_s
+        return max(n_bytes / self.read_bandwidth_gb_per_s, products)
 
 
 def measure_limits(n_threads: int, probe_bytes: int = PROBE_BYTES) -> Limits:
     """Measure the machine with ``n_threads``: well below a second."""
     isa = cpu.isas()[0]
-    return Limits(n_threads, isa, cpu.read_bandwidth(n_threads, probe_bytes), cpu.int8_peak(isa, n_threads))
+    bandwidth = cpu.read_bandwidth(n_threads, probe_bytes)
+    return Limits(n_threads, isa, bandwidth, cpu.int8_peak(isa, n_threads), cpu.f32_peak(isa, n_threads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +145,8 @@ def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
 class OpRow:
     """What one kernel did for one op, all layers together, a token of the run (of a prompt, too).
 
-    ``limit_percent``: the least time that its bytes and, of a linear, its int8 products take on this machine, over the time that
-    it took; None if it is bound by neither.
+    ``limit_percent``: the least time that its bytes and its products (int8 of a linear, float32 of attention) take on this
+    machine, over the time that it took; None if it is bound by neither.
     """
 
     op: str
@@ -181,7 +184,8 @@ def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
             total[i] += value
     rows = []
     for (op, kernel, part), (calls, ns, n_bytes, macs, skipped) in sums.items():
-        least = None if limits is None or part == "other" else limits.ns(n_bytes, macs if part == "body" else 0)
+        products = macs if part == "body" else 0, macs if part == "kv" else 0
+        least = None if limits is None or part == "other" else limits.ns(n_bytes, *products)
         n, spent = trace.n_tokens, max(ns, 1)
         rows.append(
             OpRow(
@@ -190,6 +194,17 @@ def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
             )
         )  # fmt: skip
     return sorted(rows, key=lambda row: -row.us_per_token)
+
+
+def products_of(trace: Trace, plan: Plan) -> tuple[int, int]:
+    """The counted int8 products of the linears, and the float32 products of attention."""
+    ops = ops_of(plan)
+    sums: dict[Part, int] = {"body": 0, "kv": 0}
+    for count in trace.counts:
+        part = _PARTS.get(ops[count.step, count.kernel], "other") if count.calls else "other"
+        if part in sums:
+            sums[part] += count.macs
+    return sums["body"], sums["kv"]
 
 
 def bytes_by_part(rows: Sequence[OpRow]) -> dict[Part, float]:
@@ -205,7 +220,8 @@ class Benchmark:
     """What ``benchmark`` measured. Speeds and times are summaries over the repeats; percentiles are of all decoded tokens.
 
     ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth, ``prefill_limit_percent``
-    the linears' products a second over the int8 peak: both are medians of ratios to the limits measured in the same repeat, None
+    the linears' products a second over the int8 peak, ``prefill_bound_percent`` the least time of these and of attention's
+    float32 products over the time that prefill took: all are medians of ratios to the limits measured in the same repeat, None
     for a back end that is not the native core. ``joules_per_token`` counts prompt and output; None where nothing can be read.
     """
 
@@ -226,6 +242,7 @@ class Benchmark:
     decode_limit_percent: Summary | None
     prefill_gmac_per_s: Summary
     prefill_limit_percent: Summary | None
+    prefill_bound_percent: Summary | None
     joules_per_token: Summary | None
     energy_why_not: str | None
     limits: tuple[Limits, ...]
@@ -322,10 +339,11 @@ def _summary(
     prefill_s = [r.prefill_ns / 1e9 for r in runs]
     n_prompt, tokens = len(work.prompt), work.tokens
     n_bytes = [sum(count.bytes for count in r.decode.counts) for r in runs]
-    linears = {step.label for step in plan.steps if step.op == "linear"}
-    macs = [sum(c.macs for c in r.prefill.counts if _label(c.step) in linears) for r in runs]
+    products = [products_of(r.prefill, plan) for r in runs]
     read = [n / s / 1e9 for n, s in zip(n_bytes, decode_s, strict=True)]
-    multiplied = [n / s / 1e9 for n, s in zip(macs, prefill_s, strict=True)]
+    multiplied = [n / s / 1e9 for (n, _), s in zip(products, prefill_s, strict=True)]
+    # Of a back end without limits there are none.
+    bounds = [limit.ns(0, *counted) / 1e9 for limit, counted in zip(limits, products, strict=False)]
     i = middle(runs)
     rows = op_table(runs[i].decode, plan, limits[i] if limits else None)
     every_ms = [ns / 1e6 for r in runs for ns in r.token_ns]
@@ -348,6 +366,7 @@ def _summary(
         decode_limit_percent=_percent(read, [limit.read_bandwidth_gb_per_s for limit in limits]),
         prefill_gmac_per_s=summarize(multiplied),
         prefill_limit_percent=_percent(multiplied, [limit.int8_peak_gmac_per_s for limit in limits]),
+        prefill_bound_percent=_percent(bounds, prefill_s[: len(limits)]),
         joules_per_token=summarize(joules) if joules else None,
         energy_why_not=energy.why_not,
         limits=tuple(limits),

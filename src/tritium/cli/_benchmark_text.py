@@ -39,6 +39,7 @@ def _figures(result: Benchmark) -> Iterable[tuple[str, str]]:
         peak = summarize([limit.int8_peak_gmac_per_s for limit in limits])
         yield "bandwidth", f"{_spread(bandwidth, 'GB/s')} read by {limits[0].n_threads} threads"
         yield "int8 peak", f"{_spread(peak, 'GMAC/s')} with {limits[0].isa}"
+        yield "f32 peak", _spread(summarize([limit.f32_peak_gmac_per_s for limit in limits]), "GMAC/s")
     else:
         yield "limits", "NOT MEASURED: they are the native core's"
     yield "load", f"{result.load_s:.3g} s"
@@ -50,6 +51,8 @@ def _figures(result: Benchmark) -> Iterable[tuple[str, str]]:
     yield "", _spread(result.prefill_tokens_per_s, "tok/s")
     if result.prefill_limit_percent is not None:
         yield "", _spread(result.prefill_limit_percent, "% of the int8 peak")
+    if result.prefill_bound_percent is not None:
+        yield "", _spread(result.prefill_bound_percent, "% of the bound by int8 and attention's f32 products")
     yield "decode", f"{_spread(result.decode_tokens_per_s, 'tok/s')} of {result.tokens} tokens"
     if result.decode_limit_percent is not None:
         rate = _spread(result.decode_gb_per_s, "GB/s")

@@ -99,8 +99,8 @@ def command(context: click.Context, /, **options: Any) -> None:
     """Load the model, warm up, continue a prompt a few times; print medians, spread and limits; write a receipt.
 
     Loading, warm-up, prefill (up to the first token) and decoding (from token to token) are timed apart. Before each
-    repeat the machine's read bandwidth and its peak of int8 products are measured with as many threads: the limits of
-    decoding and of prefill.
+    repeat the machine's read bandwidth and its peaks of int8 and of float32 products are measured with as many threads:
+    the limits of decoding and of prefill, whose attention multiplies float32.
 
     The receipt records the run whose decoding took the middle time, and the outcome and time of the others; "tritium
     verify-receipt" judges it. --json prints it. A run that fails writes none.
