@@ -68,7 +68,8 @@ def command(
     1: rejected; 8: nothing failed, but a required level was not reached; 3: not found. Nothing that a receipt names is opened.
 
     A replay forwards prompt and tokens again, chooses each token anew, and compares tokens, trace root and last logits, bit by
-    bit: E5 of output and determinism. Its model is the one of --model, if that has the receipt's hash.
+    bit: E5 of output and determinism. Its model is the one of --model, if that has the receipt's hash. A run by another numeric
+    profile cannot give the same bits: its tokens are followed, and have to be first choices, or all but. E5 of output, only.
 
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
@@ -100,7 +101,7 @@ def command(
         if is_replayed and not verdict.failed:
             from tritium.evidence.replay import replay_checks
 
-            checks = replay_checks(receipt_in(data), model, replay_backend)
+            checks = replay_checks(receipt_in(data), model, replay_backend, policy)
             verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=checks)
         verdicts.append((file, verdict))
     together = []

@@ -18,9 +18,10 @@ from tritium.engine.model import DEMO, load, resolve_model
 from tritium.engine.sampling import Sampler, SamplingParams
 from tritium.errors import NumericsError, ShapeError, TritiumError
 from tritium.evidence.provenance import tokenizer_sha256
+from tritium.evidence.tolerant import TOLERANT, is_foreign, tolerant_check
 from tritium.evidence.trace import note_rows, trace_leaves, trace_root
 from tritium.formats.gguf import open_gguf
-from tritium.gates import Check, check
+from tritium.gates import Check, Policy, check, read_policy
 from tritium.layouts import I2S_LAYOUTS
 from tritium.ops import cache_of
 from tritium.receipts import registry
@@ -163,9 +164,11 @@ def _last_logits(model: Model, ids: Any, end: int) -> str:
     return hashlib.sha256(logits[0].astype("<f4").tobytes()).hexdigest()
 
 
-def replay_checks(receipt: Mapping[str, Any], path: Path | None, backend: str = "native") -> list[Check]:
+def replay_checks(
+    receipt: Mapping[str, Any], path: Path | None, backend: str = "native", policy: Policy | None = None
+) -> list[Check]:
     """Replay a receipt that follows the schema with the model at ``path``, found by its hash, and compare.
-    No path in the receipt is opened.
+    A run by another numeric profile is followed instead, by the thresholds of ``policy``. No path in the receipt is opened.
 
     Errors: OSError; FormatError for a model file that cannot be read.
     """
@@ -180,9 +183,14 @@ def replay_checks(receipt: Mapping[str, Any], path: Path | None, backend: str = 
         hint = "Give the model of this hash: --model PATH" if path is None else "This is another model"
         return [check("replay_model", LEVEL, None, "another model" if path else "not the embedded model", wanted, hint)]
     checks = [check("replay_model", LEVEL, True, wanted)]
+    name = TOLERANT if is_foreign(evidence) else "replay_ids"
     start = time.perf_counter()
     try:
         with loaded(evidence, place, backend) as model:
+            if name == TOLERANT:
+                params = sampling_of(evidence)
+                followed = tolerant_check(evidence, params, model, policy or read_policy(), backend)
+                return [*checks, _tokenizer_check(evidence, model), followed]
             graph = evidence["plan"]["graph_hash"]
             hint = "The run meant another computation"
             checks.append(check("replay_graph", LEVEL, model.graph_hash == graph, graph, model.graph_hash, hint))
@@ -190,9 +198,9 @@ def replay_checks(receipt: Mapping[str, Any], path: Path | None, backend: str = 
             found = replay(evidence, model)
             kernels = {choice.kernel for step in model.plan.steps for choice in step.choices}
     except (NumericsError, ShapeError) as error:
-        return [*checks, check("replay_ids", LEVEL, False, hint=f"It cannot have run: {error}")]
+        return [*checks, check(name, LEVEL, False, hint=f"It cannot have run: {error}")]
     except TritiumError as error:
-        return [*checks, check("replay_ids", LEVEL, None, hint=f"It does not run here: {error}")]
+        return [*checks, check(name, LEVEL, None, hint=f"It does not run here: {error}")]
     letter = "b" if set(receipt["kernels"]) <= kernels else "c"
     return checks + _compare(evidence, found, f"E5{letter}", f"{backend}, {time.perf_counter() - start:.1f} s")
 

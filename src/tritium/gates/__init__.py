@@ -31,7 +31,7 @@ read_policy = _policy.read_policy
 compare = _together.compare
 
 CLASSIC = "classic"
-REEXECUTED = ("replay_ids", "openings")
+REEXECUTED = ("replay_ids", "replay_tolerant", "openings")
 """Checks whose value says in words how much was computed again."""
 NO_DEMANDS = Demands()
 NO_LOG = LogEvidence()

@@ -50,7 +50,7 @@ def read_policy(path: Path | None = None) -> Policy:
         raise FormatError("policy", where=str(place), got=str(error)) from None
     if path is not None:
         _compare(tree, tomllib.loads(DEFAULT.read_text(encoding="utf-8")), str(place))
-    sections = ("arithmetic", "physics", "accounting", "publishing", "challenge", "binding")
+    sections = ("arithmetic", "physics", "accounting", "publishing", "replay", "challenge", "binding")
     claims = {name: tree["claims"][name] for name in tree["claims"]["order"]}
     return Policy(
         hashlib.sha256(data).hexdigest(),

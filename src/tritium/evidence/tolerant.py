@@ -1,0 +1,110 @@
+"""Follow the tokens of an engine of another numeric profile: is each one the first choice here, or all but? Level E5d."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritium.engine.generate import Generation
+from tritium.engine.kv import blocks_for
+from tritium.engine.sampling import Sampler, SamplingParams
+from tritium.errors import ShapeError
+from tritium.executor import single_sequence
+from tritium.gates import Check, Policy, check
+from tritium.profile import PROFILE_HASH
+
+if TYPE_CHECKING:
+    from tritium.engine.model import Model
+
+LEVEL, TOLERANT = "E5", "replay_tolerant"
+ROWS = 64
+"""Rows of full logits at a time: 33 MB of a vocabulary of 128 k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How recorded tokens fare: ``gaps`` (n,) f32 is the best logit less the told token's, 0 where it is the first choice;
+    ``n_followed`` tokens came up to the end that the text has by its own rules, and ``finish_reason`` is this end's."""
+
+    gaps: NDArray[np.float32]
+    n_followed: int
+    finish_reason: str
+
+    @property
+    def n_equal(self) -> int:
+        """Tokens that are the first choice."""
+        return int((self.gaps == 0).sum())
+
+    @property
+    def widest(self) -> float:
+        """The greatest gap, in logits."""
+        return float(self.gaps.max())
+
+
+def is_foreign(evidence: Mapping[str, Any]) -> bool:
+    """True for a run by another numeric profile than ours: it cannot come to the same bits."""
+    return bool(evidence["plan"]["profile_hash"] != PROFILE_HASH)
+
+
+def follow(run: Mapping[str, Any], params: SamplingParams, model: Model) -> Agreement:
+    """Forward prompt and recorded tokens, whatever would be chosen here, and compare each with the best.
+
+    Errors: NumericsError; ShapeError for ids beyond the vocabulary.
+    """
+    n_prompt = len(run["prompt_ids"])
+    ids = np.array([*run["prompt_ids"], *run["token_ids"]], np.int32)
+    if ids.max() >= model.config.vocab_size:
+        raise ShapeError("token id", expected=f"below {model.config.vocab_size}", got=int(ids.max()))
+    sampler = Sampler(params, model.config.vocab_size, ids[:n_prompt])
+    told = Generation(ids[:n_prompt], min(n_prompt + run["max_tokens"], len(ids) + 1), sampler, model.tokenizer)
+    gaps = []
+    table = np.arange(blocks_for(len(ids)), dtype=np.int32)
+    position, plan = 0, model.plan
+    while position < len(ids) - 1:
+        chooses = position >= n_prompt - 1
+        size = min(plan.max_tokens, plan.max_outputs, ROWS) if chooses else plan.max_tokens
+        end = min(position + size, len(ids) - 1 if chooses else n_prompt - 1)
+        batch = single_sequence(ids[position:end], position, table, all_outputs=chooses)
+        logits = model.engine.executor.step(batch).logits
+        if chooses:
+            assert logits is not None
+            gaps.append(logits.max(axis=1) - logits[np.arange(end - position), ids[position + 1 : end + 1]])
+        position = end
+    for token in run["token_ids"]:
+        if told.is_ended:
+            break
+        told.accept(int(token), None)
+    outcome = told.result()
+    return Agreement(np.concatenate(gaps), len(outcome.token_ids), outcome.finish_reason)
+
+
+def tolerant_check(
+    evidence: Mapping[str, Any], params: SamplingParams, model: Model, policy: Policy, how: str
+) -> Check:
+    """Refuse a token beyond the margin, or an end that is none; cap where too few are the first choice.
+
+    Errors: those of ``follow``.
+    """
+    run = evidence["run"]
+    least, margin = policy.get("replay", "least_agreement"), policy.get("replay", "margin")
+    bound = f"{100 * least:g} % first choices, the others within {margin:g} of them, {run['finish_reason']}"
+    if params.temperature != 0 or params.has_penalties or params.logit_bias:
+        hint = "Only greedy choices, without penalties and biases, can be followed in another arithmetic"
+        return check(TOLERANT, LEVEL, None, "a sampled run of another profile", bound, hint)
+    found = follow(run, params, model)
+    n = len(found.gaps)
+    if (found.n_followed, found.finish_reason) != (n, run["finish_reason"]):
+        said = f"{found.n_followed}/{n} ids, {found.finish_reason}"
+        return check(TOLERANT, LEVEL, False, said, bound, "The text has another end by its own rules")
+    told = f"{found.n_equal}/{n} ids are the first choice, the others within {found.widest:.3g} of it"
+    if not found.widest <= margin:
+        at = int(np.argmin(found.gaps <= margin))
+        hint = f"Token {at} is no choice of this model after this text, in any arithmetic close to ours"
+        return check(TOLERANT, LEVEL, False, told, bound, hint)
+    if found.n_equal < least * n:
+        return check(TOLERANT, LEVEL, None, told, bound, "Near ties, but too many of them; a longer run may decide")
+    return check(TOLERANT, LEVEL, True, f"E5d: {told} (profile {evidence['plan']['profile']}, followed, {how})", bound)
