@@ -133,8 +133,10 @@ RowBounds code_row(const float* w, int64_t cols, uint8_t* codes) {
     greatest = std::max(greatest, std::fabs(w[i]));
   }
   const float infinity = std::numeric_limits<float>::infinity();
-  std::memset(codes, 0, static_cast<size_t>(cols));
-  if (!finite) return {0.0f, infinity, infinity, infinity};
+  if (!finite) {
+    std::fill_n(codes, cols, uint8_t{0});
+    return {0.0f, infinity, infinity, infinity};
+  }
   // Below 2⁻¹⁰⁰ the scale is 0 and the residual the whole row.
   const float step = greatest >= 0x1p-100f ? choose_step(w, cols, greatest) : 0.0f;
   const float scale = 0.5f * step, fine = scale / 16.0f, inverse = step > 0 ? 16.0f / step : 0.0f;
