@@ -303,19 +303,20 @@ def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
 
 
 def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[np.uint8]]]:
-    """(label, K, vocab, hidden states, plane): codes of the greatest size, hidden states that are all of one size."""
+    """(label, K, vocab, hidden states, plane): codes all of the greatest size, hidden states all of one size and of one sign."""
     kinds: Mapping[str, Callable[[F32], F32]] = {
         "normal": lambda h: h,
         "one size": lambda h: np.where(h < 0, np.float32(-2), np.float32(2)),
         "huge": lambda h: h * np.float32(2.0**98),
         "too large, tiny": lambda h: h * np.float32(2.0**126 if len(h) % 2 else 2.0**-120),
+        "one sign": lambda h: np.full_like(h, 2),
     }
     for t, k in ((t, k) for t in ts for k in WIDTHS):
         for i, (name, kind) in enumerate(kinds.items()):
             vocab = (1, 16, 17, 37, 48)[(i + k + t) % 5]
             g = _rng("screen", t, k, vocab)
             rows = _normal(g, vocab, k)
-            rows[0] = np.where(rows[0] < 0, np.float32(-1), np.float32(1))
+            rows[0] = 1
             yield f"T={t} K={k} V={vocab} {name}", k, vocab, kind(_normal(g, t, k)), screening.plane(rows)
 
 

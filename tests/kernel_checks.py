@@ -23,7 +23,8 @@ GAP = 64
 """Sentinel bytes before, between and after the buffers."""
 
 MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
-             "attention": (1, 2, 3, 5, 8), "attention_int8": (1, 2, 3, 5, 8), "rope_kv": (1, 2, 5, 21)}  # fmt: skip
+             "attention": (1, 2, 3, 5, 8), "attention_int8": (1, 2, 3, 5, 8), "rope_kv": (1, 2, 5, 21),
+             "screen": (1, 2, 5, 8, 15)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
 OUTPUT_OPS = ("logits_projection", "select", "output_rows", *SCREENED_HEAD, "tail")
 
