@@ -308,7 +308,7 @@ def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[n
         "normal": lambda h: h,
         "one size": lambda h: np.where(h < 0, np.float32(-2), np.float32(2)),
         "huge": lambda h: h * np.float32(2.0**98),
-        "too large, tiny": lambda h: h * np.float32(2.0**126 if len(h) % 2 else 2.0**-120),
+        "too large, tiny": lambda h: h * np.float32(2.0**125 if len(h) % 2 else 2.0**-120),
         "one sign": lambda h: np.full_like(h, 2),
     }
     for t, k in ((t, k) for t in ts for k in WIDTHS):
