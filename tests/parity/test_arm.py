@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,23 @@ class Waiting(Exception):  # noqa: N818
     """A case's step is written down; what it gives comes later."""
 
 
+@dataclass
+class Request:
+    """Stands where the native request stands, and can be read."""
+
+    tokens: I32
+    positions: I32
+    slots: I32
+    tables: I32
+    outputs: I32
+    top_k: int
+    logits: None
+    ids: I32 | None
+    values: NDArray[np.float32] | None
+    temperatures: NDArray[np.float32] | None = None
+    rest: NDArray[np.float32] | None = None
+
+
 class Program:
     """Stands where the native program stands: writes its step into a bundle, or gives what the driver made of it."""
 
@@ -153,14 +171,13 @@ class Program:
     def counters(self) -> list[list[int]]:
         return self._counters
 
-    def step(
-        self, tokens: I32, positions: I32, slots: I32, tables: I32, outputs: I32, top_k: int, logits: None,
-        ids: I32 | None, values: NDArray[np.float32] | None,
-    ) -> int:  # fmt: skip
+    def step(self, asked: Request) -> int:
         if self._bundle is not None:
             self._bundle.plan(encode_plan(self._plan, OPS), self._weights, self._kv_blocks)
             self._bundle.state(self._arena, [(self._keys, self._values)] if self._plan.n_kv_layers else ())
-            self._bundle.batch(Batch(tokens, positions, slots, tables, outputs, top_k))
+            self._bundle.batch(
+                Batch(asked.tokens, asked.positions, asked.slots, asked.tables, asked.outputs, asked.top_k)
+            )
             raise Waiting
         assert self._result is not None
         (given,) = self._result.batches
@@ -170,8 +187,8 @@ class Program:
         if self._plan.n_kv_layers:
             for kept, half in zip((self._keys, self._values), np.split(given.cache, 2), strict=True):
                 kept.reshape(-1)[:] = half.view(kept.dtype)
-        if ids is not None and values is not None and given.ids is not None and given.values is not None:
-            ids.reshape(-1)[:], values.reshape(-1)[:] = given.ids, given.values
+        if asked.ids is not None and asked.values is not None and given.ids is not None and given.values is not None:
+            asked.ids.reshape(-1)[:], asked.values.reshape(-1)[:] = given.ids, given.values
         self._failure, self._counters = given.failure, self._result.counters.tolist()
         return self._failure[0]
 
@@ -183,8 +200,16 @@ def test_a_kernel_gives_the_bits_of_the_profile(driver: Command, row: TableRow, 
     with BundleWriter(path) as bundle:
         for case in cases:
             with pytest.raises(Waiting):
-                check(row, case, 1, lambda plan, weights, blocks, _: Program(plan, weights, blocks, bundle=bundle))
+                check(
+                    row,
+                    case,
+                    1,
+                    lambda plan, weights, blocks, _: Program(plan, weights, blocks, bundle=bundle),
+                    Request,
+                )
     results = read_results(drive(driver, path, "--threads", "2", "--state"))
     for case, result in zip(cases, results, strict=True):
-        wrong = check(row, case, 1, lambda plan, weights, blocks, _, r=result: Program(plan, weights, blocks, result=r))
+        wrong = check(
+            row, case, 1, lambda plan, weights, blocks, _, r=result: Program(plan, weights, blocks, result=r), Request
+        )
         assert wrong is None, f"{case.label}: {wrong}"
