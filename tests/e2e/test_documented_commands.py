@@ -27,8 +27,9 @@ SET_UP = re.compile(r"^(?:make|pip|sudo|apt|qemu-|cmake|export CXX)\b")
 
 
 def shell(page: str) -> str:
-    """All shell of a page, without what sets the checkout up."""
+    """All shell of a page, without what sets the checkout up and what a comment in front excuses."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
+    text = re.sub(r"^<!-- not run: [^\n]+ -->\n```sh\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return "\n".join(line for block in blocks for line in block.splitlines() if not SET_UP.match(line))
 

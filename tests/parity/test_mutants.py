@@ -50,7 +50,7 @@ MUTANTS = {
     "flushed_too_late": Mutant("avx2", "isa/avx2.cpp", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
     "lane_dropped": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",
-        "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING,
+        "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING | {"tail_weights"},
     ),
     "rounded_half_away": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi))",
