@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <string_view>
 #include <vector>
 
 #include "commitment.h"
@@ -18,6 +17,9 @@
 #include "thread_pool.h"
 
 namespace tritium {
+
+constexpr int64_t kScratchFloats = 1 << 18;    // of each worker
+constexpr int64_t kMostPartFloats = 1 << 24;  // splits of attention that may be under way
 
 struct Failure {
   Error error = Error::none;

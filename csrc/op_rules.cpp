@@ -20,7 +20,6 @@ void demand(bool holds, const StepSpec& step, const char* what) {
   if (!holds) fail(step, std::string("expected ") + what);
 }
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Kernels read and write whole vectors: the columns up to the next multiple of 64 bytes must be there.
 void demand_width(const PlanSpec& plan, const StepSpec& step, const OperandSpec& operand, int64_t columns) {

@@ -9,6 +9,8 @@
 
 namespace tritium {
 
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 struct OpRule;
 
 enum class Dtype : uint8_t { f32 = 0, i8 = 1, i32 = 2, i16 = 3 };

@@ -170,11 +170,11 @@ def difference(got: NDArray[np.uint8], wanted: NDArray[np.uint8], place: Layout)
 
 
 def check(
-    row: TableRow, case: Case, n_threads: int, make: Make = native, ask: Callable[..., Any] = _native.Request
+    row: TableRow, case: Case, n_threads: int, make: Make = native, request: Callable[..., Any] = _native.Request
 ) -> str | None:
     """Run a case with the row's instruction set. What is wrong, if anything.
 
-    ``make`` stands in for the native program, ``ask`` for its requests.
+    ``make`` stands in for the native program, and ``request`` for what it takes.
     """
     op, layout, isa = row.op, row.layout, row.isa
     n_tokens = max([case.t, *(len(x) for x in case.inputs)])
@@ -194,7 +194,7 @@ def check(
     rows = (column(case.tokens), column(case.positions), column(case.slots))
     rest = None if case.temperatures is None else np.zeros((case.t, 3), np.float32)
     failed = program.step(
-        ask(*rows, case.tables, outputs, k, None, ids, values, temperatures=case.temperatures, rest=rest)
+        request(*rows, case.tables, outputs, k, None, ids, values, temperatures=case.temperatures, rest=rest)
     )
     code, _, at = program.failure()
     if (code, at) != (case.failure or ("none", -1)) or bool(failed) != (case.failure is not None):

@@ -51,7 +51,7 @@ void use_isa(PlanSpec& plan, const Isa& isa) {
   }
 }
 
-// The arrays of a batch stand one after the other behind its five sizes.
+// The arrays of a batch stand one after the other behind its six sizes; temperatures are float32, of each output or of none.
 class BatchReader {
  public:
   explicit BatchReader(std::span<const uint8_t> data) : at_(reinterpret_cast<const int32_t*>(data.data())), left_(data.size() / 4) {}
@@ -71,7 +71,7 @@ class BatchReader {
 
 StepRequest read_batch(std::span<const uint8_t> data) {
   BatchReader in(data);
-  const std::span<const int32_t> sizes = in.take(5);
+  const std::span<const int32_t> sizes = in.take(6);
   StepRequest r;
   r.tokens = in.take(sizes[0]);
   r.positions = in.take(sizes[0]);
@@ -82,6 +82,8 @@ StepRequest read_batch(std::span<const uint8_t> data) {
   r.block_tables = in.take(r.n_slots * r.table_width).data();
   r.outputs = in.take(sizes[3]);
   r.top_k = sizes[4];
+  if (sizes[5] != 0 && sizes[5] != sizes[3]) refuse("temperatures of another number than the outputs");
+  if (sizes[5] != 0) r.temperatures = reinterpret_cast<const float*>(in.take(sizes[5]).data());
   return r;
 }
 
@@ -126,6 +128,8 @@ class Program {
     std::vector<int32_t> ids(candidates);
     if (!logits.empty()) r.logits = logits.data();
     if (candidates > 0) r.ids = ids.data(), r.values = values.data();
+    std::vector<float> rest(r.temperatures != nullptr ? 3 * n : 0);
+    if (!rest.empty()) r.rest = rest.data();
     const Failure failure = e.step(r);
     if (failure.error != Error::none) {
       std::printf("error %d in step %" PRId64 ", row %" PRId64 "\n", static_cast<int>(failure.error), failure.step, failure.row);

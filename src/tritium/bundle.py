@@ -67,8 +67,9 @@ class BundleWriter:
 
     def batch(self, batch: Batch) -> None:
         """Step the program."""
-        sizes = (len(batch.tokens), *batch.block_tables.shape, len(batch.outputs), batch.top_k)
-        arrays = (batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs)
+        warm = np.empty(0, np.float32) if batch.temperatures is None else batch.temperatures.astype("<f4")
+        sizes = (len(batch.tokens), *batch.block_tables.shape, len(batch.outputs), batch.top_k, len(warm))
+        arrays = (batch.tokens, batch.positions, batch.slots, batch.block_tables, batch.outputs, warm.view("<i4"))
         self._section(
             b"batch", np.concatenate([np.array(sizes, "<i4"), *(a.reshape(-1).astype("<i4") for a in arrays)])
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -136,6 +137,11 @@ def step_summary() -> Path | None:
     """The file that a workflow shows as the summary of a step, None outside of one."""
     text = _text("GITHUB_STEP_SUMMARY")
     return Path(text) if text else None
+
+
+def for_child(more: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that this one starts: its own and more."""
+    return {**os.environ, **more}
 
 
 def recorded() -> dict[str, str]:

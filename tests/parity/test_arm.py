@@ -116,7 +116,7 @@ class Waiting(Exception):  # noqa: N818
 
 @dataclass
 class Request:
-    """Stands where the native request stands, and can be read."""
+    """Stands where the native program's request stands."""
 
     tokens: I32
     positions: I32
@@ -129,6 +129,10 @@ class Request:
     values: NDArray[np.float32] | None
     temperatures: NDArray[np.float32] | None = None
     rest: NDArray[np.float32] | None = None
+
+    def batch(self) -> Batch:
+        """The same as a batch."""
+        return Batch(self.tokens, self.positions, self.slots, self.tables, self.outputs, self.top_k, self.temperatures)
 
 
 class Program:
@@ -171,13 +175,11 @@ class Program:
     def counters(self) -> list[list[int]]:
         return self._counters
 
-    def step(self, asked: Request) -> int:
+    def step(self, request: Request) -> int:
         if self._bundle is not None:
             self._bundle.plan(encode_plan(self._plan, OPS), self._weights, self._kv_blocks)
             self._bundle.state(self._arena, [(self._keys, self._values)] if self._plan.n_kv_layers else ())
-            self._bundle.batch(
-                Batch(asked.tokens, asked.positions, asked.slots, asked.tables, asked.outputs, asked.top_k)
-            )
+            self._bundle.batch(request.batch())
             raise Waiting
         assert self._result is not None
         (given,) = self._result.batches
@@ -187,8 +189,9 @@ class Program:
         if self._plan.n_kv_layers:
             for kept, half in zip((self._keys, self._values), np.split(given.cache, 2), strict=True):
                 kept.reshape(-1)[:] = half.view(kept.dtype)
-        if asked.ids is not None and asked.values is not None and given.ids is not None and given.values is not None:
-            asked.ids.reshape(-1)[:], asked.values.reshape(-1)[:] = given.ids, given.values
+        ids, values = request.ids, request.values
+        if ids is not None and values is not None and given.ids is not None and given.values is not None:
+            ids.reshape(-1)[:], values.reshape(-1)[:] = given.ids, given.values
         self._failure, self._counters = given.failure, self._result.counters.tolist()
         return self._failure[0]
 
@@ -211,5 +214,5 @@ def test_a_kernel_gives_the_bits_of_the_profile(driver: Command, row: TableRow, 
     for case, result in zip(cases, results, strict=True):
         wrong = check(
             row, case, 1, lambda plan, weights, blocks, _, r=result: Program(plan, weights, blocks, result=r), Request
-        )
+        )  # fmt: skip
         assert wrong is None, f"{case.label}: {wrong}"

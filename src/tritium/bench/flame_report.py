@@ -203,8 +203,8 @@ tritium flamegraph -m demo --device cpu
 tritium flamegraph -m model.gguf --device cpu --tokens 1 --tokens 10
 ```
 
-`scripts/phase2_flamegraph.sh [MODEL] [TOKENIZER]` builds first, unless `BITNET_SKIP_BUILD=1`, and looks for a model if none is named: `BITNET_GGUF`, then
-`models/microsoft-bitnet-b1.58-2B-4T-gguf`, `models` and the current folder.
+`scripts/phase2_flamegraph.sh [MODEL] [TOKENIZER]` builds first, unless `BITNET_SKIP_BUILD=1`, and looks for a model if none is
+named: `BITNET_GGUF`, then `models/microsoft-bitnet-b1.58-2B-4T-gguf`, `models` and the current folder.
 
 ## Reading one
 

@@ -69,6 +69,7 @@ def _pairs(_context: click.Context, parameter: click.Parameter, texts: tuple[str
     show_default=True,
     help="Format of the table.",
 )
+@click.option("--json", "form", flag_value="json", help="The same as -o json.")
 @click.option("--output-file", type=click.Path(path_type=Path), help="Write it to this file, too.")
 @click.option("--device", default="auto", show_default=True, help="auto or cpu.")
 @click.option(

@@ -1,4 +1,4 @@
-"""Compare two builds, or the receipts of two: is the later one slower?"""
+"""Tell whether the later of two builds, or of two sets of receipts, is slower."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tritium import env
+
 PROGRAM = ("-m", "tritium")
 """Arguments of a Python that make it this package's command line."""
 
@@ -43,7 +45,7 @@ def run_child(
 ) -> Child:
     """Run a program to its end; its raw output is kept in the file ``keep``. Errors: OSError if it cannot be started."""
     shown = " ".join(command).replace(" ".join((command[0], *PROGRAM)), "tritium")
-    given = {**os.environ, **environment} if environment else None
+    given = env.for_child(environment) if environment else None
     with tempfile.TemporaryFile() as out_file, tempfile.TemporaryFile() as log_file:
         start = time.perf_counter()
         process = subprocess.Popen(

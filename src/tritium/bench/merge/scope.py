@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritium.bench.merge.children import run_child
 from tritium.bench.merge.rules import Group, Rules
 from tritium.errors import UnsupportedError
 
@@ -68,12 +68,10 @@ def read_scope(root: Path, base: str, rules: Rules) -> Scope:
 
 def git(root: Path, *arguments: str) -> str:
     """Standard output of git. Errors: UnsupportedError with what git says."""
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UnsupportedError(
-            f"git {arguments[0]} failed", where=str(root), got=done.stderr.strip() or done.returncode
-        )
-    return done.stdout.rstrip("\n")
+    done = run_child(["git", "-C", str(root), *arguments])
+    if done.exit_code:
+        raise UnsupportedError(f"git {arguments[0]} failed", where=str(root), got=done.last_line)
+    return done.out.rstrip("\n")
 
 
 def _changed(row: str, categories: Sequence[Group]) -> ChangedFile:
