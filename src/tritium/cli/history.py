@@ -160,11 +160,15 @@ def _print(trend: Trend) -> None:
 @history_options
 @metric_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The page.")
-def write_report(metric: str, output: Path, **options: Any) -> None:
+@json_option
+def write_report(metric: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write a page that holds everything: trends, rooflines, kernels, machines. Needs the extra "report"."""
     from tritium.bench.report import render
     from tritium.receipts.files import write_text
 
     rows = _rows(accepted_only=False, **options)
     write_text(output, render(rows, metric, datetime.now(UTC)))
-    click.echo(f"{output}: {len(rows)} receipts")
+    if as_json:
+        print_json({"path": str(output), "receipts": len(rows)})
+    else:
+        click.echo(f"{output}: {len(rows)} receipts")
