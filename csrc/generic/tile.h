@@ -21,7 +21,10 @@ struct Vectors {
   const Element* ahead = nullptr;
 
   [[gnu::always_inline]] const Element* operator[](int64_t x) const { return first + x * step; }
-  [[gnu::always_inline]] Vectors from(int64_t i) const { return {first + i, step, ahead + i}; }
+  [[gnu::always_inline]] Vectors from(int64_t i) const {
+    if constexpr (sizeof(Element) < sizeof(float)) return {first + i, step, ahead + i};
+    return {first + i, step};
+  }
   // The place of n elements of vector x.
   [[gnu::always_inline]] void fetch(int64_t x, int64_t n) const {
     if constexpr (sizeof(Element) < sizeof(float)) {
