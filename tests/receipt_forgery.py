@@ -171,3 +171,16 @@ def rename_kernels(receipt: Receipt, rename: Callable[[str], str]) -> None:
     for row in receipt["evidence"]["ledger"]["steps"]:
         row["kernel"] = rename(row["kernel"])
     receipt["kernels"] = list(dict.fromkeys(map(rename, receipt["kernels"])))
+
+
+def one_layer_in_floats(receipt: Receipt) -> None:
+    """Tell that one projection ran in float32, everywhere that a receipt speaks of it."""
+    evidence = receipt["evidence"]
+    receipt["model_quantization"] = "hybrid: blk.0.attn_output in f32"
+    for row in evidence["plan"]["residents"]:
+        if row["tensors"] == ["blk.0.attn_output.weight"]:
+            row.update(layout="f32", nbytes=4 * row["rows"] * row["cols"])
+    for row in evidence["ledger"]["steps"]:
+        if row["step"] == "0.attn_output":
+            row["kernel"] = row["kernel"].replace("i2s_", "fp32_").replace("avx512vnni", "matmul")
+    add_up(receipt)

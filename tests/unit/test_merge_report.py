@@ -147,11 +147,11 @@ def test_nothing_says_pass_before_it_has_run(tmp_path: Path) -> None:
 
 
 def test_the_evidence_line_has_its_five_parts() -> None:
-    assert evidence_line(outcome()) == (
+    assert evidence_line(outcome(), RULES) == (
         "inference:12.3ms-prefill (≤10s SLO: PASS); quantization:99.87% PASS; compute_path:real; kernels:11-registered; "
         "regression:PASS"
     )
-    assert "inference:NOT MEASURED" in evidence_line(outcome(benchmark="FAIL"))
+    assert "inference:NOT MEASURED" in evidence_line(outcome(benchmark="FAIL"), RULES)
 
 
 @pytest.mark.parametrize("word", list(CONCLUSIONS))

@@ -21,18 +21,6 @@ def on_arm(receipt: Receipt) -> None:
     receipt["environment"]["OS"] = "linux-aarch64"
 
 
-def one_layer_in_floats(receipt: Receipt) -> None:
-    evidence = receipt["evidence"]
-    receipt["model_quantization"] = "hybrid: blk.0.attn_output in f32"
-    for row in evidence["plan"]["residents"]:
-        if row["tensors"] == ["blk.0.attn_output.weight"]:
-            row.update(layout="f32", nbytes=4 * row["rows"] * row["cols"])
-    for row in evidence["ledger"]["steps"]:
-        if row["step"] == "0.attn_output":
-            row["kernel"] = row["kernel"].replace("i2s_", "fp32_").replace("avx512vnni", "matmul")
-    forgery.add_up(receipt)
-
-
 def throttled(receipt: Receipt) -> None:
     forgery.scale_times(receipt, 100)
     run = receipt["evidence"]["run"]
@@ -68,7 +56,7 @@ def not_measured(receipt: Receipt) -> None:
 HONEST: dict[str, tuple[Edit, dict[str, str]]] = {
     "as it was written": (lambda r: None, {"speed": "E3", "kernels": "E3"}),
     "the same model on Arm": (on_arm, {"speed": "E3", "kernels": "E3"}),
-    "one layer in floats, declared": (one_layer_in_floats, {"kernels": "E3", "model": "E3"}),
+    "one layer in floats, declared": (forgery.one_layer_in_floats, {"kernels": "E3", "model": "E3"}),
     "a throttled control group": (throttled, {"speed": "E1", "kernels": "E3"}),
     "a cold file": (cold_file, {"speed": "E1", "kernels": "E3"}),
     "a processor with a very large cache": (large_cache, {"speed": "E3"}),

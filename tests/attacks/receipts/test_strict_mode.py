@@ -5,29 +5,16 @@ from __future__ import annotations
 import pytest
 
 import receipt_forgery as forgery
-from receipt_forgery import Edit, Receipt
+from receipt_forgery import Edit
 from tritium.cli._receipt import _refuse
 from tritium.errors import NumericsError
-
-
-def fallback(receipt: Receipt) -> None:
-    evidence = receipt["evidence"]
-    receipt["model_quantization"] = "hybrid: blk.0.attn_output in f32"
-    for row in evidence["plan"]["residents"]:
-        if row["tensors"] == ["blk.0.attn_output.weight"]:
-            row.update(layout="f32", nbytes=4 * row["rows"] * row["cols"])
-    for row in evidence["ledger"]["steps"]:
-        if row["step"] == "0.attn_output":
-            row["kernel"] = row["kernel"].replace("i2s_", "fp32_").replace("avx512vnni", "matmul")
-    forgery.add_up(receipt)
-
 
 REFUSED: dict[str, tuple[Edit, str]] = {
     "a mock path": (lambda r: r.update(compute_path="mock"), "compute_path"),
     "a mock kernel": (lambda r: r["kernels"].__setitem__(0, "mock_gemv"), "mock_kernels"),
     "an unknown kernel": (lambda r: r["kernels"].__setitem__(0, "i2s_gemw"), "known_kernels"),
     "an implausible speed": (lambda r: forgery.scale_times(r, 1 / 60), "compute_time"),
-    "a layer that is not quantized": (fallback, "fp32_gem"),
+    "a layer that is not quantized": (forgery.one_layer_in_floats, "fp32_gem"),
 }
 
 

@@ -132,7 +132,7 @@ def check_run(account: Account, decision: Decision, text: str) -> dict[str, Any]
         "conclusion": CONCLUSIONS[decision.word],
         "output": {
             "title": f"Benchmarks: {decision.word}",
-            "summary": evidence_line(outcome),
+            "summary": evidence_line(outcome, account.rules),
             "text": _cut(text),
         },
         "metadata": {
@@ -144,7 +144,7 @@ def check_run(account: Account, decision: Decision, text: str) -> dict[str, Any]
             "authority": f"tritium {tritium.__version__}",
         },
         "validation": {stage.name: _stage(stage) for stage in outcome.stages},
-        "metrics": {**outcome.figures, "model_quantization": "I2_S", "confidence": confidence(outcome)},
+        "metrics": {**outcome.figures, "confidence": confidence(outcome)},
         "criteria": [asdict(row) for row in rows],
         "scope": None if scope is None else {name: asdict(total) for name, total in scope.categories.items()},
         "decision": decision.as_json(),
@@ -162,7 +162,7 @@ def _cut(text: str) -> str:
     return text[: MOST_TEXT - len(note)] + note
 
 
-def evidence_line(outcome: Outcome) -> str:
+def evidence_line(outcome: Outcome, rules: Rules) -> str:
     """The gate's figures in one line; what was not measured says so."""
     figures = outcome.figures
     words = {stage.name: stage.decision.word for stage in outcome.stages}
@@ -172,7 +172,7 @@ def evidence_line(outcome: Outcome) -> str:
 
     return "; ".join(
         (
-            f"inference:{told('prefill_ms', '{:.1f}ms-prefill')} (≤10s SLO: {words['latency']})",
+            f"inference:{told('prefill_ms', '{:.1f}ms-prefill')} (≤{rules.slo['latency_s']:g}s SLO: {words['latency']})",
             f"quantization:{told('accuracy_percent', '{:.2f}%')} {words['accuracy']}",
             f"compute_path:{told('compute_path', '{}')}",
             f"kernels:{told('kernels_count', '{}')}-{'registered' if figures.get('kernels_all_real') else 'unverified'}",
@@ -182,7 +182,7 @@ def evidence_line(outcome: Outcome) -> str:
 
 
 def _ledger(text: str, account: Account, decision: Decision) -> str:
-    text = ledger.set_gate(text, "benchmarks", decision.word, evidence_line(account.outcome))
+    text = ledger.set_gate(text, "benchmarks", decision.word, evidence_line(account.outcome, account.rules))
     sentence = f"gate benchmarks {decision.word}, {confidence(account.outcome)}; next: {decision.figures['next']}"
     text = ledger.add_hop(text, account.runner, sentence)
     lines = [f"**{decision.word}** → {decision.figures['next']}", "", *(f"- {reason}" for reason in decision.reasons)]

@@ -118,6 +118,8 @@ def benchmark(job: Job, _: Mapping[str, Stage]) -> Decision:
     if done.exit_code or not job.receipt.is_file():
         return Decision("FAIL", (f"the benchmark ended with {done.exit_code}: {done.last_line}",))
     receipt = read_receipt(job)
+    tensors = receipt["evidence"]["model"]["tensors"]
+    projections = [t for t in tensors if t["name"].startswith("blk.") and len(t["shape"]) == 2]
     figures = {
         "prefill_ms": receipt["prefill_ms"],
         "tokens_generated": receipt["tokens_generated"],
@@ -125,6 +127,7 @@ def benchmark(job: Job, _: Mapping[str, Stage]) -> Decision:
         "backend": receipt["backend"],
         "deterministic": receipt["deterministic"],
         "kernels_count": len(receipt["kernels"]),
+        "model_quantization": ", ".join(sorted({t["layout"] for t in projections})),
         "warmup_s": json.loads((job.folder / "benchmark.json").read_text(encoding="utf-8"))["warmup_s"],
     }
     if receipt["tokens_generated"] != job.tokens:
