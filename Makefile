@@ -8,6 +8,9 @@ ARM_BUILD := build/aarch64
 PEERS := build/peers
 TOOLS := build/tools
 LLAMA_CPP ?= build/peers-llama/bin/python
+LLAMA_CPP_AVX2 ?= build/peers-llama-avx2/bin/python
+LLAMA_CPP_PYTHON := llama-cpp-python==0.3.36
+NO_AVX512 := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF -DGGML_AVX_VNNI=OFF
 ARM_CXX ?= aarch64-linux-gnu-g++
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?=
@@ -70,21 +73,27 @@ arm-driver:
 	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
 	  cmake --build $(ARM_BUILD) --parallel $(JOBS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
-# Limits, ours and peers in one run, at most 15 minutes after the files (4.7 GB in build/bench) are there. Peers run where their
-# environments exist: `make bench-peers` compiles llama.cpp, `make crossval` installs transformers. Kernels alone come first.
+# Limits, ours and peers in one run, at most 15 minutes after the files (5.9 GB in build/bench) are there. Peers run where their
+# environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs transformers. Kernels alone come first.
 bench: build
 	$(PY) -m benchmarks.lab --check
-	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --transformers $(PEERS)/bin/python
+	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python
 
 # Ours and the limits, at most 2 minutes.
 bench-quick: build
 	$(PY) -m benchmarks --quick
 
-bench-peers: $(LLAMA_CPP)
+bench-peers: $(LLAMA_CPP) $(if $(filter x86_64,$(shell uname -m)),$(LLAMA_CPP_AVX2))
 
 $(LLAMA_CPP):
 	@$(PYTHON) -m venv build/peers-llama
-	@build/peers-llama/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
+	@build/peers-llama/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python $(LLAMA_CPP_PYTHON)
+
+# Without its cache: pip would take the wheel that it compiled for the environment above.
+$(LLAMA_CPP_AVX2):
+	@$(PYTHON) -m venv build/peers-llama-avx2
+	@CMAKE_ARGS='$(NO_AVX512)' build/peers-llama-avx2/bin/python -m pip install -q --disable-pip-version-check --no-cache-dir \
+	  --no-binary llama-cpp-python $(LLAMA_CPP_PYTHON)
 
 # Licenses, known vulnerabilities, sources and the bill of materials of .venv; raw outputs and verdicts go to build/policy.
 policy: build $(TOOLS)/.stamp

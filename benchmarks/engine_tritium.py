@@ -1,4 +1,8 @@
-"""Tritium as it is used: ``load`` and greedy generation, sampler and Python included. Arguments: file, threads."""
+"""Tritium as it is used: ``load`` and greedy generation, sampler and Python included. Arguments: file, threads, options to load.
+
+Every timed run that is kept is recorded, without hashes of its activations, so that a receipt can tell of the very run that a
+table shows.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,182 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits, bytes_by_part, op_table, products_of, prompt_of, run
+from tritium.bench.benchmark import Limits, Run, bytes_by_part, greedy, middle, op_table, products_of, prompt_of, run
+from tritium.bench.machine import read_machine
+from tritium.bench.sparsity import sparsity
+from tritium.bench.stats import interleave
 from tritium.engine.model import Model, load
+from tritium.engine.sampling import SamplingParams
+from tritium.evidence.record import bandwidth, build_receipt
+from tritium.evidence.recorder import Recorder, recorder
+from tritium.receipts import schema
 from tritium.resources import memory
 
+SAMPLERS = {
+    "greedy": SamplingParams(ignore_eos=True),
+    "temperature 0.8, top-k 40, top-p 0.95": SamplingParams(
+        temperature=0.8, top_k=40, top_p=0.95, seed=1, ignore_eos=True
+    ),
+    "temperature 0.8, top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95, seed=1, ignore_eos=True),
+}
 
-def answer(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """``decode`` and ``prefill`` are timed; ``hash`` and ``ops`` are not."""
-    do, vocab_size = request["do"], model.config.vocab_size
-    if do == "hash":
-        prompt = prompt_of(vocab_size, request["tokens"])
-        logits = model.logits(prompt)
-        best = run(model, prompt, 1).token_ids[0]  # the way that need not compute all logits
+
+class Subject:
+    """A loaded model, and the recorded runs of each kind of work."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.kept: dict[str, list[tuple[Run, Recorder]]] = {}
+
+    def prompt(self, n: int, seed: int = 0) -> list[int]:
+        """Token ids spread over the vocabulary."""
+        return prompt_of(self.model.config.vocab_size, n, seed)
+
+    def recorded(self, keep: str | None, prompt: Sequence[int], n_tokens: int, *, decode_only: bool = False) -> Run:
+        """A greedy run, kept under a name if there is one."""
+        if keep is None:
+            return run(self.model, prompt, n_tokens, decode_only=decode_only)
+        watch = recorder(self.model)
+        watch.is_traced = False
+        done = run(self.model, prompt, n_tokens, observer=watch, measure=True, decode_only=decode_only)
+        self.kept.setdefault(keep, []).append((done, watch))
+        return done
+
+    def decode(self, tokens: int, context: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
+        """Decode after a context, which may be in the cache: its own time does not count."""
+        done = self.recorded(keep, self.prompt(context, seed), tokens + 1, decode_only=True)
+        n_bytes = sum(count.bytes for count in done.decode.counts)
+        return {"ns": done.token_ns, "bytes_per_token": n_bytes / tokens, "cached": done.result.n_cached}
+
+    def prefill(self, tokens: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
+        """Forward a prompt, up to its first token."""
+        done = self.recorded(keep, self.prompt(tokens, seed), 1)
+        n_bytes = sum(count.bytes for count in done.prefill.counts)
+        attention = products_of(done.prefill, self.model.plan)[1]
+        return {"ns": [done.prefill_ns], "bytes_per_token": n_bytes / tokens, "attention_macs": attention}
+
+    def batch(self, sequences: int, tokens: int, context: int) -> dict[str, Any]:
+        """Decode several sequences side by side: from all their first tokens to all their last ones."""
+        engine = self.model.engine
+        prompts = [self.prompt(context, seed) for seed in range(sequences)]
+        generations = engine.submit(prompts, greedy(tokens + 1))
+        while not all(generation.n_generated for generation in generations):
+            engine.step()
+        before, start = engine.executor.trace(), time.perf_counter_ns()
+        n_before = sum(generation.n_generated for generation in generations)
+        while not all(generation.is_ended for generation in generations):
+            engine.step()
+        ns = time.perf_counter_ns() - start
+        counted = engine.executor.trace().since(before)
+        n = sum(generation.n_generated for generation in generations) - n_before
+        return {
+            "ns": [ns],
+            "tokens": n,
+            "bytes_per_token": sum(count.bytes for count in counted.counts) / n,
+            "macs_per_token": products_of(counted, self.model.plan)[0] / n,
+            "steps": counted.n_steps,
+            "executor_ns": counted.wall_ns,
+        }
+
+    def receipt(self, work: str, path: str) -> dict[str, Any]:
+        """Write the receipt of the middle run of a kind of work, the others its repeats; which one it is."""
+        kept = self.kept.pop(work)
+        runs = [done for done, _ in kept]
+        by_prefill = sorted(range(len(runs)), key=lambda i: runs[i].prefill_ns)[len(runs) // 2]
+        i = middle(runs) if runs[0].token_ns else by_prefill
+        done, watch = kept[i]
+        others = [other.result for j, other in enumerate(runs) if j != i]
+        params = greedy(len(done.token_ids))
+        machine, probe = asdict(read_machine()), bandwidth(self.model)
+        receipt = build_receipt(self.model, done.result, watch, params, machine=machine, probe=probe, repeats=others)
+        schema.write(receipt, Path(path))
+        return {"index": i}
+
+    def hash(self, tokens: int) -> dict[str, Any]:
+        """The hash of all logits of a prompt, and whether the way that need not compute them all finds their best."""
+        prompt = self.prompt(tokens)
+        logits = self.model.logits(prompt)
+        best = run(self.model, prompt, 1, decode_only=True).token_ids[0]
         is_best = best == int(logits[-1].argmax())
         return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
-    if do == "prefill":
-        done = run(model, prompt_of(vocab_size, request["tokens"]), 1)
-        return {"ns": [done.prefill_ns], "attention_macs": products_of(done.prefill, model.plan)[1]}
-    done = run(model, prompt_of(vocab_size, request["context"]), request["tokens"] + 1)
-    if do == "decode":
-        n_bytes = sum(count.bytes for count in done.decode.counts)
-        return {"ns": done.token_ns, "bytes_per_token": n_bytes / request["tokens"]}
-    if do == "ops":
-        limits = Limits(**request["limits"])
-        rows = op_table(done.decode, model.plan, limits)
-        prefill = op_table(done.prefill, model.plan, limits)
-        outside = (sum(done.token_ns) - done.decode.wall_ns) / request["tokens"]
+
+    def ops(self, tokens: int, context: int, limits: dict[str, Any]) -> dict[str, Any]:
+        """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held."""
+        done = run(self.model, self.prompt(context), tokens + 1)
+        plan, of = self.model.plan, Limits(**limits)
+        rows = op_table(done.decode, plan, of)
+        zeros = sparsity(done.decode)
+        outside = (sum(done.token_ns) - done.decode.wall_ns) / tokens
         return {
             "decode": [asdict(row) for row in rows],
-            "prefill": [asdict(row) for row in prefill],
+            "prefill": [asdict(row) for row in op_table(done.prefill, plan, of)],
             "bytes_by_part": bytes_by_part(rows),
             "outside_executor_us": outside / 1e3,
+            "sparsity": None if zeros is None else asdict(zeros),
+            "d_model": self.model.config.d_model,
+            "vocab_size": self.model.config.vocab_size,
             "memory": asdict(memory()),
         }
-    raise ValueError(f"unknown request {do!r}")
+
+    def overhead(self, tokens: int, context: int, rounds: int) -> dict[str, Any]:
+        """Microseconds a token outside of the executor, by sampler; seconds of decoding without and with a receipt's hashes."""
+        prompt = self.prompt(context)
+
+        def outside_us(params: SamplingParams) -> float:
+            done = run(self.model, prompt, tokens + 1, replace(params, max_tokens=tokens + 1), decode_only=True)
+            return (sum(done.token_ns) - done.decode.wall_ns) / tokens / 1e3
+
+        def decode_s(is_recorded: bool, is_traced: bool) -> float:
+            watch = recorder(self.model) if is_recorded else None
+            if watch is not None:
+                watch.is_traced = is_traced
+            return sum(run(self.model, prompt, tokens + 1, observer=watch, decode_only=True).token_ns) / 1e9
+
+        ways = {"unrecorded": (False, False), "recorded": (True, False), "with trace": (True, True)}
+        samplers = {name: partial(outside_us, params) for name, params in SAMPLERS.items()}
+        times = {name: partial(decode_s, *way) for name, way in ways.items()}
+        budget_ns = 60 * 10**9
+        return {
+            "outside_us": interleave(samplers, n_rounds=rounds, budget_ns=budget_ns).samples,
+            "decode_s": interleave(times, n_rounds=rounds, budget_ns=budget_ns).samples,
+        }
+
+    def memory(self) -> dict[str, Any]:
+        """Bytes that the process holds."""
+        return asdict(memory())
 
 
 def main() -> None:
     """Load, say so, then answer until the input ends."""
+    options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     start = time.perf_counter_ns()
-    with load(sys.argv[1], threads=int(sys.argv[2]), max_context=None, prefix_cache=False) as model:
+    with load(sys.argv[1], threads=int(sys.argv[2]), **{"prefix_cache": False, **options}) as model:
         load_s = (time.perf_counter_ns() - start) / 1e9
-        about = {"load_s": load_s, "isa": cpu.isas()[0], "plan_hash": model.plan_hash, "threads": model.n_threads}
+        subject = Subject(model)
+        run(model, subject.prompt(1), 1)
+        about = {
+            "load_s": load_s,
+            "first_token_s": (time.perf_counter_ns() - start) / 1e9,
+            "isa": cpu.isas()[0],
+            "plan_hash": model.plan_hash,
+            "threads": model.n_threads,
+            "memory": subject.memory(),
+        }
         print(json.dumps(about), flush=True)
+        requests: dict[str, Callable[..., dict[str, Any]]] = {
+            name: getattr(subject, name)
+            for name in ("decode", "prefill", "batch", "receipt", "hash", "ops", "overhead", "memory")
+        }
         for line in sys.stdin:
-            print(json.dumps(answer(model, json.loads(line))), flush=True)
+            request = json.loads(line)
+            print(json.dumps(requests[request.pop("do")](**request)), flush=True)
 
 
 if __name__ == "__main__":

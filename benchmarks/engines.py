@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 class Contestant:
     """An engine with a model.
 
-    ``interpreter`` None is this one; ``environment`` is added to the process's; ``most_decoded`` bounds the tokens that a slow
-    engine decodes a round.
+    ``interpreter`` None is this one; ``environment`` is added to the process's; ``options`` go to Tritium's ``load``;
+    ``most_decoded`` bounds the tokens that a slow engine decodes a round.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Contestant:
     is_peer: bool = False
     interpreter: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     most_decoded: int = 1 << 20
 
     def start(self, n_threads: int, log: Path) -> Engine:
@@ -41,15 +42,24 @@ class Contestant:
 class Engine:
     """A running contestant; a context manager. ``description`` is what it says of itself once loaded.
 
+    ``seed`` is that of the last prompt of its own that it was given, 0 before one.
+
     Errors: RuntimeError with the end of its log if it fails.
     """
 
     def __init__(self, contestant: Contestant, n_threads: int, log: Path) -> None:
         self.contestant, self._log = contestant, log
+        self.seed = 0
         script = HERE / f"engine_{contestant.engine}.py"
         with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
-                [str(contestant.interpreter or sys.executable), str(script), str(contestant.path), str(n_threads)],
+                [
+                    str(contestant.interpreter or sys.executable),
+                    str(script),
+                    str(contestant.path),
+                    str(n_threads),
+                    json.dumps(dict(contestant.options)),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

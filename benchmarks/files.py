@@ -35,21 +35,23 @@ def write_vocabulary(path: Path, size: int = VOCAB_SIZE) -> None:
                 writer.copy(source, key)
 
 
-def model_file(folder: Path, layout: str, head: str, *, is_peer: bool, say: Callable[[str], None]) -> Path:
+def model_file(
+    folder: Path, layout: str, head: str, *, is_peer: bool, say: Callable[[str], None], plain: bool = False
+) -> Path:
     """The file of a layout and a head in ``folder``, made if it is not there (about 20 s, 0.8 to 1.2 GB).
 
-    A peer gets the graph that it knows: SiLU in place of relu², which it computes at the same cost.
+    A peer gets the graph that it knows: SiLU in place of relu², which it computes at the same cost. ``plain`` weights are noise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = replace(SHAPES[SHAPE], architecture="bitnet") if is_peer else SHAPES[SHAPE]
-    path = folder / f"{SHAPE}-{shape.architecture}-{layout}-{head}.gguf"
+    path = folder / f"{SHAPE}-{shape.architecture}-{layout}-{head}{'-noise' * plain}.gguf"
     if not path.is_file():
         vocabulary = folder / "vocabulary.gguf"
         if not vocabulary.is_file():
             write_vocabulary(vocabulary)
         say(f"writing {path}")
         with open_gguf(vocabulary) as source:
-            make_model(Recipe(shape, layout, head), source, path)
+            make_model(Recipe(shape, layout, head, plain=plain), source, path)
     return path
 
 

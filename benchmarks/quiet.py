@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.report import BUSY, CONTROL, QUIET_PERCENT, Phase
+from tritium.bench.stats import ratio
 
 STAT = Path("/proc/stat")
+DRIFT = 0.25
+"""How much the bandwidth may differ between the beginning and the end."""
+CONTROL_SHARE = 0.05
+"""How much an engine may differ from itself, in the median of the rounds."""
 
 
 def parse_times(text: str) -> tuple[int, int]:
@@ -25,3 +35,32 @@ def others_percent(seconds: float = 0.2) -> float:
     before = parse_times(STAT.read_text(encoding="ascii"))
     time.sleep(seconds)
     return busy_percent(before, parse_times(STAT.read_text(encoding="ascii")))
+
+
+def noise_of(phases: Sequence[Phase], bandwidth: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Whether the machine was quiet, by what others took between measurements, bandwidth before and after, and A/A controls."""
+    reasons = []
+    taken = [x for phase in phases for x in phase.rounds.samples.get(BUSY, [])]
+    if taken and max(taken) > QUIET_PERCENT:
+        loud = sum(x > QUIET_PERCENT for x in taken)
+        reasons.append(
+            f"others took up to {max(taken):.0f} % of the CPUs, more than {QUIET_PERCENT:.0f} % {loud} of {len(taken)} times"
+        )
+    before, after = (median(bandwidth[moment]) for moment in ("before", "after"))
+    if abs(after / before - 1) > DRIFT:
+        reasons.append(f"bandwidth went from {before:.3g} to {after:.3g} GB/s")
+    for phase in phases:
+        if CONTROL in phase.rounds.samples:
+            first = next(iter(phase.heads))
+            same = ratio(phase.rounds.samples[first], phase.rounds.samples[CONTROL]).median
+            if abs(same - 1) > CONTROL_SHARE:
+                reasons.append(
+                    f"in {phase.name} with {phase.n_threads} threads ({phase.isa}) {first} was {same:.3g} times itself"
+                )
+    return {
+        "is_quiet": not reasons,
+        "reasons": reasons,
+        "others_percent": None if not taken else {"median": median(taken), "most": max(taken)},
+        "bandwidth_before": before,
+        "bandwidth_after": after,
+    }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from tritium.bench.figures import digits
 from tritium.bench.stats import Rounds, Summary, ratio, summarize
 
 BANDWIDTH = "read bandwidth GB/s"
@@ -14,12 +15,13 @@ F32_PEAK = "float32 peak GMAC/s"
 BUSY = "CPUs busy with others %"
 CONTROL = "control"
 QUIET_PERCENT = 10.0
+Kind = Literal["decode", "prefill", "batch"]
 NOT_ENGINES = (BANDWIDTH, PEAK, F32_PEAK, BUSY, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one token costs an engine at least: the bytes that it reads, or a prompt's products, ternary and attention's."""
+    """What one token costs an engine: the bytes that it reads, its products of ternary weights and of attention."""
 
     bytes_per_token: float
     macs_per_token: float
@@ -34,31 +36,41 @@ class Phase:
     """
 
     name: str
-    is_decode: bool
+    kind: Kind
     n_threads: int
     rounds: Rounds
     loads: Mapping[str, Load]
     heads: Mapping[str, str]
     peers: frozenset[str]
+    isa: str
+    receipts: Mapping[str, str] = field(default_factory=dict)
 
-    def limit_percent(self, name: str) -> Summary | None:
-        """The share of its own limit, round by round; None where the cost of a token is not known."""
+    def limits(self, name: str) -> list[float] | None:
+        """What its cost allows, round by round, in tokens a second; None where the cost of a token is not known.
+
+        Decoding has to read its bytes, a prompt to multiply; sequences side by side have to do both, one beside the other.
+        """
         load, samples = self.loads.get(name), self.rounds.samples
         if load is None:
             return None
-        cost = load.bytes_per_token if self.is_decode else load.macs_per_token
-        limits = [1e9 * x / cost for x in samples[BANDWIDTH if self.is_decode else PEAK]]
-        share = ratio(samples[name], limits)
-        return Summary(share.n, *(100 * x for x in (share.median, share.mad, share.low, share.high)))
+        reading = [load.bytes_per_token / x / 1e9 for x in samples[BANDWIDTH]]
+        multiplying = [load.macs_per_token / x / 1e9 for x in samples[PEAK]]
+        seconds = {"decode": reading, "prefill": multiplying, "batch": list(map(max, reading, multiplying))}
+        return [1 / x for x in seconds[self.kind]]
+
+    def limit_percent(self, name: str) -> Summary | None:
+        """The share of its own limit, round by round."""
+        limits = self.limits(name)
+        return None if limits is None else _percent(ratio(self.rounds.samples[name], limits))
 
     def bound_percent(self, name: str) -> Summary | None:
         """Of a prompt: the share of what int8 products and attention's float32 products, one after the other, leave."""
         load, samples = self.loads.get(name), self.rounds.samples
-        if load is None or self.is_decode:
+        if load is None or self.kind != "prefill":
             return None
         peaks = zip(samples[PEAK], samples[F32_PEAK], strict=True)
-        share = ratio(samples[name], [1e9 / (load.macs_per_token / a + load.f32_macs_per_token / b) for a, b in peaks])
-        return Summary(share.n, *(100 * x for x in (share.median, share.mad, share.low, share.high)))
+        bounds = [1e9 / (load.macs_per_token / a + load.f32_macs_per_token / b) for a, b in peaks]
+        return _percent(ratio(samples[name], bounds))
 
     def times_faster(self, name: str) -> Summary | None:
         """Ours with the same head over a peer, else with any head; round by round."""
@@ -72,39 +84,42 @@ class Phase:
 def phase_lines(phase: Phase) -> Iterable[str]:
     """A table of one phase."""
     cut = ", cut short by the budget" if phase.rounds.is_cut else ""
-    yield f"{phase.name} · {phase.n_threads} thread{'s' * (phase.n_threads > 1)} · {phase.rounds.n_rounds} rounds{cut}"
+    threads = f"{phase.n_threads} thread{'s' * (phase.n_threads > 1)}"
+    yield f"{phase.name} · {phase.isa} · {threads} · {phase.rounds.n_rounds} rounds{cut}"
     for name in (BANDWIDTH, PEAK, F32_PEAK, BUSY):
         if name in phase.rounds.samples:
-            yield f"  {name:30}{_spread(summarize(phase.rounds.samples[name]))}"
+            yield f"  {name:30}{spread(summarize(phase.rounds.samples[name]))}"
     if max(phase.rounds.samples.get(BUSY, [0.0])) > QUIET_PERCENT:
         yield "  NOT QUIET: engines that spin at barriers collapse when others take a CPU; these ratios prove nothing"
-    cost = "MB/token" if phase.is_decode else "GMAC/token"
-    bound = "" if phase.is_decode else f"{'% with attention':25}"
+    is_prompt = phase.kind == "prefill"
+    cost = "GMAC/token" if is_prompt else "MB/token"
+    bound = f"{'% with attention':25}" if is_prompt else ""
     yield f"  {'engine, head':30}{cost:>11}{'limit tok/s':>13}  {'tok/s (least–most)':27}{'% of limit':25}{bound}ours / it"
-    limits = summarize(phase.rounds.samples[BANDWIDTH if phase.is_decode else PEAK]).median
     for name in phase.heads:
-        load, percent, times = phase.loads.get(name), phase.limit_percent(name), phase.times_faster(name)
-        amount = None if load is None else load.bytes_per_token / 1e6 if phase.is_decode else load.macs_per_token / 1e9
-        with_attention = "" if phase.is_decode else f"{_spread(phase.bound_percent(name)):25}"
-        roof = "–" if amount is None else f"{limits * (1e3 if phase.is_decode else 1) / amount:.1f}"
+        load, limits = phase.loads.get(name), phase.limits(name)
+        amount = None if load is None else load.macs_per_token / 1e9 if is_prompt else load.bytes_per_token / 1e6
+        with_attention = f"{spread(phase.bound_percent(name)):25}" if is_prompt else ""
+        roof = "–" if limits is None else f"{summarize(limits).median:.1f}"
         yield (
             f"  {name:30}{'–' if amount is None else f'{amount:.4g}':>11}{roof:>13}"
-            f"  {_spread(summarize(phase.rounds.samples[name])):27}{_spread(percent):25}{with_attention}{_spread(times)}"
+            f"  {spread(summarize(phase.rounds.samples[name])):27}{spread(phase.limit_percent(name)):25}{with_attention}"
+            f"{spread(phase.times_faster(name))}"
         )
     if CONTROL in phase.rounds.samples:
         first = next(iter(phase.heads))
         noise = ratio(phase.rounds.samples[first], phase.rounds.samples[CONTROL])
-        yield f"  A/A control, {first} over itself: {_spread(noise)}"
+        yield f"  A/A control, {first} over itself: {spread(noise)}"
 
 
-def _spread(summary: Summary | None) -> str:
+def _percent(share: Summary) -> Summary:
+    return Summary(share.n, *(100 * x for x in (share.median, share.mad, share.low, share.high)))
+
+
+def spread(summary: Summary | None) -> str:
+    """The median and the range."""
     if summary is None:
         return "–"
-    return f"{_digits(summary.median)} ({_digits(summary.low)}–{_digits(summary.high)})"
-
-
-def _digits(x: float) -> str:
-    return f"{x:.0f}" if x >= 1000 else f"{x:.4g}"
+    return f"{digits(summary.median)} ({digits(summary.low)}–{digits(summary.high)})"
 
 
 def op_lines(title: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks import results
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
-from benchmarks.quiet import busy_percent, parse_times
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Load, Phase, phase_lines
+from benchmarks.quiet import busy_percent, noise_of, parse_times
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Kind, Load, Phase, phase_lines
+from benchmarks.session import Session, speed
+from benchmarks.work import Work
 
 from tritium.bench.benchmark import prompt_of
+from tritium.bench.figures import read_sample
 from tritium.bench.stats import Rounds
 from tritium.engine.model import DEMO, load
 from tritium.engine.tokenizer import Tokenizer
+from tritium.errors import FormatError
 from tritium.formats.gguf import open_gguf
 
 SAMPLES = {
@@ -32,46 +38,53 @@ SAMPLES = {
 HEADS = {name: name.split()[1] for name in SAMPLES if name not in NOT_ENGINES}
 
 
-def phase(is_decode: bool) -> Phase:
+def phase(kind: Kind) -> Phase:
     known = [name for name in HEADS if name != "theirs bf16"]
     loads = {name: Load(bytes_per_token=1e9, macs_per_token=10e9, f32_macs_per_token=1e9) for name in known}
     theirs = frozenset(name for name in HEADS if name.startswith("theirs"))
-    return Phase("work", is_decode, 2, Rounds(SAMPLES, 2, True), loads, HEADS, theirs)
+    return Phase("work", kind, 2, Rounds(SAMPLES, 2, True), loads, HEADS, theirs, "isa")
 
 
 def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
-    decode, prefill = phase(True).limit_percent("ours f16"), phase(False).limit_percent("ours f16")
+    decode, prefill = phase("decode").limit_percent("ours f16"), phase("prefill").limit_percent("ours f16")
     assert decode is not None
     assert prefill is not None
     assert (decode.median, decode.low, decode.high) == pytest.approx((40.0, 40.0, 40.0))
     assert (prefill.median, prefill.low, prefill.high) == pytest.approx((30.0, 20.0, 40.0))
-    assert phase(True).limit_percent("theirs bf16") is None
+    assert phase("decode").limit_percent("theirs bf16") is None
 
 
 def test_the_bound_of_a_prompt_adds_the_time_of_both_kinds_of_products() -> None:
-    bound = phase(False).bound_percent("ours f16")
+    bound = phase("prefill").bound_percent("ours f16")
     assert bound is not None
     # Round by round 0.1 s and 0.05 s a token, then 0.025 s and 0.1 s: at 4 and 8 tokens a second.
     assert (bound.low, bound.high) == pytest.approx((60.0, 100.0))
-    assert phase(True).bound_percent("ours f16") is None
-    assert phase(False).bound_percent("theirs bf16") is None
-    row = next(line for line in phase_lines(phase(False)) if "ours f16" in line)
+    assert phase("decode").bound_percent("ours f16") is None
+    assert phase("prefill").bound_percent("theirs bf16") is None
+    row = next(line for line in phase_lines(phase("prefill")) if "ours f16" in line)
     assert row.split()[-5:] == ["30", "(20–40)", "80", "(60–100)", "–"]
 
 
+def test_sequences_side_by_side_read_and_multiply_at_a_time() -> None:
+    # Round by round 0.1 s and 0.05 s to read a token's bytes, 0.1 s and 0.025 s for its products.
+    assert phase("batch").limits("ours f16") == pytest.approx([10.0, 20.0])
+    quick = replace(phase("batch"), rounds=Rounds({**SAMPLES, BANDWIDTH: [20.0, 80.0]}, 2, False))
+    assert quick.limits("ours f16") == pytest.approx([10.0, 40.0])
+
+
 def test_a_peer_is_compared_with_the_same_head() -> None:
-    same = phase(True).times_faster("theirs q6_k")
-    other = phase(True).times_faster("theirs bf16")
+    same = phase("decode").times_faster("theirs q6_k")
+    other = phase("decode").times_faster("theirs bf16")
     assert same is not None
     assert other is not None
     assert (same.median, same.low, same.high) == (2.5, 2.0, 3.0)
     assert other.median == 6.0  # against the first of ours
-    assert phase(True).times_faster("ours f16") is None
+    assert phase("decode").times_faster("ours f16") is None
 
 
 def test_the_table_names_limits_engines_and_the_cut() -> None:
-    lines = list(phase_lines(phase(True)))
-    assert lines[0] == "work · 2 threads · 2 rounds, cut short by the budget"
+    lines = list(phase_lines(phase("decode")))
+    assert lines[0] == "work · isa · 2 threads · 2 rounds, cut short by the budget"
     assert lines[1].split() == ["read", "bandwidth", "GB/s", "15", "(10–20)"]
     row = next(line for line in lines if "theirs q6_k" in line)
     assert row.split() == ["theirs", "q6_k", "1000", "15.0", "4", "(2–6)", "25", "(20–30)", "2.5", "(2–3)"]
@@ -79,10 +92,62 @@ def test_the_table_names_limits_engines_and_the_cut() -> None:
 
 
 def test_a_busy_machine_is_said_to_be_one() -> None:
-    quiet = phase(True)
+    quiet = phase("decode")
     busy = replace(quiet, rounds=Rounds({**SAMPLES, BUSY: [1.0, 60.0]}, 2, False))
     assert not [line for line in phase_lines(quiet) if "NOT QUIET" in line]
     assert [line for line in phase_lines(busy) if "NOT QUIET" in line]
+
+
+def test_noise_has_reasons() -> None:
+    steady = {"before": [10.0, 11.0, 10.0], "after": [11.0, 11.0, 9.0]}
+    calm = replace(phase("decode"), rounds=Rounds({**SAMPLES, CONTROL: SAMPLES["ours f16"]}, 2, False))
+    assert noise_of([calm], steady)["is_quiet"]
+    reasons = noise_of([phase("decode")], {**steady, "after": [5.0, 6.0, 6.0]})["reasons"]
+    assert reasons == [
+        "bandwidth went from 10 to 6 GB/s",
+        "in work with 2 threads (isa) ours f16 was 0.9 times itself",
+    ]
+    loud = replace(calm, rounds=Rounds({**calm.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
+    assert noise_of([loud], steady)["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
+
+
+def test_a_phase_survives_its_file(tmp_path: Path) -> None:
+    session = Session(tmp_path, 2, phases=[phase("prefill"), phase("decode")], rows={"bandwidth": {}})
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results.document(session, 1.0)), encoding="utf-8")
+    assert [list(phase_lines(p)) for p in results.phases(results.read(path))] == [
+        list(phase_lines(p)) for p in session.phases
+    ]
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(FormatError, match="not results"):
+        results.read(path)
+
+
+def test_the_receipt_tells_of_the_middle_run(tmp_path: Path) -> None:
+    work = Work("tg4", "decode", 4, 3, 10.0)
+    with Contestant("ours", "tritium", Path(DEMO), "f16").start(1, tmp_path / "log") as engine:
+        speeds = [speed(engine, work, {}, "tg4") for _ in range(3)]
+        index = engine.ask("receipt", work="tg4", path=str(tmp_path / "receipt.json"))["index"]
+    sample = read_sample(tmp_path / "receipt.json")
+    assert not sample.verdict.failed
+    assert speeds[index] == sorted(speeds)[1]
+    assert sample.receipt["tokens_per_second"] == pytest.approx(speeds[index], rel=1e-3)
+    assert sample.receipt["deterministic"]
+    assert len(sample.receipt["evidence"]["repeats"]) == 3
+
+
+def test_a_cached_context_is_no_prefill_and_sequences_are_counted_together(tmp_path: Path) -> None:
+    options = {"prefix_cache": True, "kv": "int8"}
+    with Contestant("ours", "tritium", Path(DEMO), "f16", options=options).start(1, tmp_path / "log") as engine:
+        first, again = (engine.ask("decode", tokens=3, context=100, keep="tg3", seed=1) for _ in range(2))
+        assert first["cached"] == 0
+        assert again["cached"] > 0
+        assert again["bytes_per_token"] == first["bytes_per_token"]
+        engine.ask("receipt", work="tg3", path=str(tmp_path / "receipt.json"))
+        together = engine.ask("batch", sequences=4, tokens=5, context=8)
+    assert not read_sample(tmp_path / "receipt.json").verdict.failed
+    assert (together["tokens"], together["steps"]) == (20, 5)
+    assert together["bytes_per_token"] < first["bytes_per_token"] / 2
 
 
 def test_busy_is_what_was_not_idle() -> None:

@@ -42,6 +42,7 @@ def test_the_statistics_are_planted(tmp_path: Path, vocabulary: GGUFFile) -> Non
         seen = measure(file, 48)
         ternary = [file.trits(name)[0] for name, info in file.tensors.items() if info.layout == "i2_s"]
     assert written.zero_trits == sum(int((t == 0).sum()) for t in ternary) / sum(t.size for t in ternary)
+    assert seen.zero_trits == written.zero_trits
     assert abs(written.zero_trits - 0.42) < 0.003
     assert abs(seen.zeros_before_down - 0.80) < 0.015
     assert abs(seen.top_cosine - 0.15) < 0.015

@@ -102,12 +102,13 @@ def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
 
 def run(
     model: Model, prompt: Sequence[int], n_tokens: int, params: SamplingParams | None = None, *,
-    observer: Follower | None = None, energy: Energy | None = None, measure: bool = False,
+    observer: Follower | None = None, energy: Energy | None = None, measure: bool = False, decode_only: bool = False,
 ) -> Run:  # fmt: skip
     """Forward ``prompt`` and generate ``n_tokens``, greedily without ``params``, as ``Model.generate`` does.
 
     The first token belongs to the prefill. The counters are read right after it, which falls into the second token's time.
-    Errors: ShapeError for a prompt or a number of tokens that does not fit; UnsupportedError for a prompt in the cache.
+    Errors: ShapeError for a prompt or a number of tokens that does not fit; UnsupportedError for a prompt in the cache, unless
+    ``decode_only`` says that its prefill is not to be measured.
     """
     if len(prompt) + n_tokens > model.max_context:
         room = f"up to {max(model.max_context - len(prompt), 0)} after {len(prompt)} of the prompt"
@@ -126,7 +127,7 @@ def run(
     # What is measured after the last token is counted by the executor, too, but not by an observer.
     last = engine.executor.trace() if observer is None else observer.after
     result = generation.result()
-    if result.n_cached:
+    if result.n_cached and not decode_only:
         raise UnsupportedError(
             "part of the prompt was in the cache: its prefill cannot be measured", got=result.n_cached
         )

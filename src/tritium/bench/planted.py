@@ -22,12 +22,14 @@ MEASURED_ROWS = 4
 class Statistics:
     """Of a forward pass of random tokens.
 
-    ``zeros_before_down``: share of exact zeros among the products that enter ``down``, over all layers;
-    ``zeros_by_layer``: the same for each layer; ``top_cosine``: mean cosine of the last rows' final hidden state with the
-    head row of the largest logit; ``top_logit``: mean of that logit; ``largest_key``: the largest |key or value| in the cache.
+    ``zero_trits``: share of zeros among the trits of all linear layers; ``zeros_before_down``: share of exact zeros among the
+    products that enter ``down``, over all layers; ``zeros_by_layer``: the same for each layer; ``top_cosine``: mean cosine of the
+    last rows' final hidden state with the head row of the largest logit; ``top_logit``: mean of that logit; ``largest_key``: the
+    largest |key or value| in the cache.
     """
 
     n_tokens: int
+    zero_trits: float
     zeros_before_down: float
     zeros_by_layer: tuple[float, ...]
     top_cosine: float
@@ -36,10 +38,11 @@ class Statistics:
 
 
 class _Probe(ReferenceProgram):
-    """The reference, counting zeros behind the gate. It drops each matrix after use, to stay small."""
+    """The reference, counting zeros in matrices and behind the gate. It drops each matrix after use, to stay small."""
 
     def __init__(self, plan: Plan, source: GGUFFile, kv_blocks: int) -> None:
         self.zeros: list[float] = []
+        self.n_trits = self.n_zero_trits = 0
         super().__init__(plan, source, kv_blocks)
 
     def _gated(self, step: Step, batch: Batch) -> int:
@@ -50,6 +53,9 @@ class _Probe(ReferenceProgram):
 
     def _linear(self, step: Step, batch: Batch) -> int:
         macs = super()._linear(step, batch)
+        trits, _ = self._decoded[step.choices[0].residents[0]]
+        self.n_trits += trits.size
+        self.n_zero_trits += trits.size - int(np.count_nonzero(trits))
         self._decoded.clear()
         return macs
 
@@ -85,6 +91,7 @@ def measure(file: GGUFFile, n_tokens: int = 64, seed: int = 1) -> Statistics:
         cosines.append(value / float(np.linalg.norm(state) * np.linalg.norm(head_row)))
     return Statistics(
         n_tokens=n_tokens,
+        zero_trits=probe.n_zero_trits / probe.n_trits,
         zeros_before_down=float(np.mean(probe.zeros)),
         zeros_by_layer=tuple(probe.zeros),
         top_cosine=float(np.mean(cosines)),

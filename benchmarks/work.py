@@ -1,0 +1,142 @@
+"""What is measured: kinds of work, and the groups of engines that stand beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.engines import Contestant
+from benchmarks.files import model_file
+from benchmarks.report import Kind
+from tritium.engine.model import DEMO
+
+FOLDER = Path("build/bench")
+TRANSFORMERS = "transformers bf16 (dense)"
+NOISE = "tritium f16, noise"
+INT8_KV = "tritium f16, int8 KV"
+LONG_CONTEXT = 4032
+LONG_KV = {"prefix_cache": True, "max_context": 4096}
+SLOW = (TRANSFORMERS, "llama.cpp tq1_0 q6_k")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A kind of work in rounds: a prompt of ``tokens``, or ``tokens`` decoded after ``context``, of ``sequences`` side by side.
+
+    Rounds end when ``budget_s`` are spent, but ``least`` are made. ``without`` names engines that would take most of the time, or
+    of which nothing is asked; ``ours_only`` all peers. A ``is_fresh`` prompt is another one each round.
+    """
+
+    name: str
+    kind: Kind
+    tokens: int
+    n_rounds: int
+    budget_s: float
+    context: int = 8
+    sequences: int = 1
+    without: tuple[str, ...] = ()
+    ours_only: bool = False
+    is_fresh: bool = False
+    least: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Engines that are loaded together, with what they do. ``isa`` None is the best of this machine.
+
+    ``is_checked``: their logits are compared; ``has_ops``: their ops are shown one by one.
+    """
+
+    n_threads: int
+    contestants: tuple[Contestant, ...]
+    works: tuple[Work, ...]
+    isa: str | None = None
+    is_checked: bool = True
+    has_ops: bool = False
+
+
+DECODE = Work("tg32", "decode", 32, 9, 110)
+PROMPT = Work("pp128", "prefill", 128, 5, 70, without=(NOISE,))
+LARGE = Work("pp512", "prefill", 512, 5, 90, without=(NOISE, "llama.cpp tq2_0 f16", *SLOW))
+BATCH = Work("8 sequences, tg16", "batch", 16, 7, 20, sequences=8, without=(NOISE,), ours_only=True)
+LONG_PROMPT = Work(
+    f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, is_fresh=True
+)  # fmt: skip
+LONG_DECODE = Work(f"tg32 after {LONG_CONTEXT}", "decode", 32, 7, 25, context=LONG_CONTEXT)
+
+
+def ours(*heads: str, isa: str | None = None, say: Callable[[str], None]) -> list[Contestant]:
+    """Tritium with these heads."""
+    environment = {} if isa is None else {"TRITIUM_ISA": isa}
+    return [
+        Contestant(
+            f"tritium {head}", "tritium", model_file(FOLDER, "i2s", head, is_peer=False, say=say), head,
+            environment=environment,
+        )
+        for head in heads
+    ]  # fmt: skip
+
+
+def llama(
+    interpreter: Path | None, variants: Sequence[tuple[str, str]], say: Callable[[str], None]
+) -> list[Contestant]:
+    """llama.cpp with these layouts and heads, if its environment exists."""
+    if interpreter is None:
+        return []
+    return [
+        Contestant(
+            f"llama.cpp {layout} {head}", "llama_cpp", model_file(FOLDER, layout, head, is_peer=True, say=say), head,
+            is_peer=True, interpreter=interpreter,
+        )
+        for layout, head in variants
+    ]  # fmt: skip
+
+
+def full(
+    threads: Sequence[int], peers: tuple[Path | None, ...], isas: Sequence[str], say: Callable[[str], None]
+) -> list[Group]:
+    """Everything, the largest number of threads first. ``peers``: the Pythons of llama.cpp, of one without AVX-512, of torch."""
+    llama_cpp, llama_avx2, transformers = peers
+    most = max(threads)
+    heads, tq2 = ("f16", "q6_k"), (("tq2_0", "f16"), ("tq2_0", "q6_k"))
+    noise = model_file(FOLDER, "i2s", "f16", is_peer=False, say=say, plain=True)
+    long_file = model_file(FOLDER, "i2s", "f16", is_peer=False, say=say)
+    dense = [Contestant(TRANSFORMERS, "transformers", Path("none"), "bf16", True, transformers, most_decoded=8)]
+    groups = [
+        Group(
+            most,
+            (
+                *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
+                *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
+            ),
+            (DECODE, PROMPT, LARGE, BATCH), has_ops=True,
+        ),
+        Group(
+            most,
+            (
+                Contestant("tritium f16", "tritium", long_file, "f16", options=LONG_KV),
+                Contestant(INT8_KV, "tritium", long_file, "f16", options={**LONG_KV, "kv": "int8"}),
+            ),
+            (LONG_PROMPT, LONG_DECODE), is_checked=False,
+        ),
+    ]  # fmt: skip
+    if "avx2" in isas[1:]:
+        beside = (*ours(*heads, isa="avx2", say=say), *llama(llama_avx2, tq2, say))
+        groups.append(Group(most, beside, (_cut(DECODE, 7, 60), _cut(PROMPT, 3, 45), _cut(LARGE, 3, 60)), isa="avx2"))
+    for n in threads:
+        if n != most:
+            beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
+            groups.append(Group(n, beside, (_cut(DECODE, 5, 50), _cut(PROMPT, 3, 45))))
+    return groups
+
+
+def quick(threads: Sequence[int], say: Callable[[str], None]) -> list[Group]:
+    """Ours and the limits: the shape with one head, and the embedded model."""
+    both = (*ours("f16", say=say), Contestant("tritium demo", "tritium", Path(DEMO), "f16"))
+    works = (_cut(DECODE, 5, 12), _cut(PROMPT, 3, 12))
+    return [Group(n, both, works, has_ops=n == max(threads)) for n in sorted(threads, reverse=True)]
+
+
+def _cut(work: Work, n_rounds: int, budget_s: float) -> Work:
+    return replace(work, n_rounds=n_rounds, budget_s=budget_s)
