@@ -137,7 +137,7 @@ def test_what_cannot_be_measured_is_refused(
 def test_a_back_end_without_limits_is_measured_without_them() -> None:
     model, load_s, peak = open_timed(lambda: opened(backend="reference"))
     with model:
-        work = Workload(tuple(prompt_of(model.config.vocab_size, 4)), 3, greedy(3))
+        work = Workload((tuple(prompt_of(model.config.vocab_size, 4)),), 3, greedy(3))
         result, runs = benchmark(model, work, load_s=load_s, peak=peak, probe_bytes=PROBE_BYTES)
     assert (result.limits, result.decode_limit_percent, result.warmup_s) == ((), None, None)
     assert result.decode_s.n == len(runs) == 1
@@ -211,6 +211,6 @@ def test_a_difference_of_traces_is_what_came_between() -> None:
 def test_the_middle_of_an_even_number_is_the_slower() -> None:
     with opened() as model:
         once = run(model, prompt_of(model.config.vocab_size, 4), 2)
-    took = [replace(once, result=replace(once.result, token_ns=(1, ns))) for ns in (5, 30, 10, 20)]
+    took = [replace(once, results=(replace(once.result, token_ns=(1, ns)),)) for ns in (5, 30, 10, 20)]
     assert middle(took) == 3
     assert middle(took[:1]) == 0

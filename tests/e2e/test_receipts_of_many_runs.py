@@ -119,7 +119,7 @@ def test_two_generations_in_the_same_steps_have_no_receipt() -> None:
         watch = recorder(model)
         params = SamplingParams(max_tokens=4)
         engine = model.engine
-        watched = engine.submit([model.tokenize("ROMEO:")], params, observer=watch)
+        watched = engine.submit([model.tokenize("ROMEO:")], params, observers=[watch])
         other = engine.submit([model.tokenize("JULIET:")], params)
         results = engine.run([*watched, *other])
         with pytest.raises(tritium.NumericsError, match="no other generation beside it"):

@@ -10,14 +10,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import accumulate
+from typing import Literal
 
 from tritium.backends import cpu
 from tritium.bench.process import AnonymousPeak, Energy, forget_peak
 from tritium.bench.sparsity import Sparsity, sparsity
 from tritium.bench.stats import Summary, percentile, summarize
-from tritium.engine.generate import GenerationResult, Observer
+from tritium.engine.generate import GenerationResult
 from tritium.engine.model import Model
+from tritium.engine.observer import Observer
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan
@@ -63,36 +65,51 @@ def measure_limits(n_threads: int, probe_bytes: int = PROBE_BYTES) -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One prompt and what followed: nanoseconds to the first token, then from token to token; the counters of both phases.
+    """Prompts that ran together and what followed them; the counters up to the last one's first token, and from there on.
 
     ``joules``: what the processor packages took from the submission to the last token, None where no counter can be read.
     """
 
-    result: GenerationResult
+    results: tuple[GenerationResult, ...]
     prefill: Trace
     decode: Trace
     joules: float | None = None
 
     @property
+    def result(self) -> GenerationResult:
+        """What came of the first prompt."""
+        return self.results[0]
+
+    @property
     def token_ids(self) -> tuple[int, ...]:
-        """The chosen tokens."""
+        """The tokens chosen after the first prompt."""
         return self.result.token_ids
 
     @property
+    def times(self) -> list[list[int]]:
+        """Nanoseconds from the submission to every token of each prompt."""
+        start = self.result.start_ns
+        return [list(accumulate(r.token_ns, initial=r.start_ns - start))[1:] for r in self.results]
+
+    @property
     def prefill_ns(self) -> int:
-        """From the submission to the first token."""
-        return self.result.token_ns[0]
+        """From the submission until every prompt has its first token."""
+        return max(each[0] for each in self.times)
+
+    @property
+    def decode_ns(self) -> int:
+        """From there to the last token."""
+        return max(each[-1] for each in self.times) - self.prefill_ns
+
+    @property
+    def n_decoded(self) -> int:
+        """Tokens in that time, of all prompts."""
+        return sum(t > self.prefill_ns for each in self.times for t in each)
 
     @property
     def token_ns(self) -> tuple[int, ...]:
-        """From token to token."""
-        return self.result.token_ns[1:]
-
-
-class Follower(Observer, Protocol):
-    """An observer that keeps the counters of the end."""
-
-    after: Trace | None
+        """From token to token, within each sequence."""
+        return tuple(ns for r in self.results for ns in r.token_ns[1:])
 
 
 def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
@@ -102,39 +119,52 @@ def greedy(n_tokens: int, seed: int = 42) -> SamplingParams:
 
 def run(
     model: Model, prompt: Sequence[int], n_tokens: int, params: SamplingParams | None = None, *,
-    observer: Follower | None = None, energy: Energy | None = None, measure: bool = False, decode_only: bool = False,
+    observer: Observer | None = None, energy: Energy | None = None, measure: bool = False, decode_only: bool = False,
 ) -> Run:  # fmt: skip
-    """Forward ``prompt`` and generate ``n_tokens``, greedily without ``params``, as ``Model.generate`` does.
+    """Forward ``prompt`` and generate ``n_tokens``: ``run_together`` of one prompt."""
+    return run_together(
+        model, [prompt], n_tokens, params,
+        observers=[observer], energy=energy, measure=measure, decode_only=decode_only,
+    )  # fmt: skip
 
-    The first token belongs to the prefill. The counters are read right after it, which falls into the second token's time.
-    Errors: ShapeError for a prompt or a number of tokens that does not fit; UnsupportedError for a prompt in the cache, unless
-    ``decode_only`` says that its prefill is not to be measured.
+
+def run_together(
+    model: Model, prompts: Sequence[Sequence[int]], n_tokens: int, params: SamplingParams | None = None, *,
+    observers: Sequence[Observer | None] = (), energy: Energy | None = None, measure: bool = False, decode_only: bool = False,
+) -> Run:  # fmt: skip
+    """Forward prompts and generate ``n_tokens`` after each, greedily without ``params``, as ``Model.generate`` does.
+
+    First tokens belong to the prefill. The counters are read right after the last of them, which falls into the next one's time.
+    Errors: ShapeError for prompts or a number of tokens that do not fit; UnsupportedError for a prompt in the cache, as the
+    second of two equal ones is, unless ``decode_only`` says that its prefill is not to be measured.
     """
-    if len(prompt) + n_tokens > model.max_context:
-        room = f"up to {max(model.max_context - len(prompt), 0)} after {len(prompt)} of the prompt"
+    longest, most = max(map(len, prompts)), min(model.plan.max_outputs, model.plan.max_tokens)
+    if longest + n_tokens > model.max_context:
+        room = f"up to {max(model.max_context - longest, 0)} after {longest} of the prompt"
         raise ShapeError("tokens to generate", expected=room, got=n_tokens)
+    if len(prompts) > most:
+        raise ShapeError("sequences at once", expected=f"up to {most}", got=len(prompts))
     engine = model.engine
     before_uj = None if energy is None else energy.read()
-    before = engine.executor.trace()
+    before = engine.counted()
     params = params or greedy(n_tokens)
-    generation = engine.submit([prompt], params, observer=observer, measure=measure)[0]
-    while not generation.n_generated and not generation.is_ended:
+    generations = engine.submit(prompts, params, observers=observers, measure=measure)
+    while any(not g.n_generated and not g.is_ended for g in generations):
         engine.step()
-    first = engine.executor.trace()
-    while not generation.is_ended:
+    first = engine.counted()
+    while not all(g.is_ended for g in generations):
         engine.step()
     after_uj = None if energy is None else energy.read()
-    # What is measured after the last token is counted by the executor, too, but not by an observer.
-    last = engine.executor.trace() if observer is None else observer.after
-    result = generation.result()
-    if result.n_cached and not decode_only:
-        raise UnsupportedError(
-            "part of the prompt was in the cache: its prefill cannot be measured", got=result.n_cached
-        )
-    if len(result.token_ids) != n_tokens or last is None:
-        raise ShapeError("tokens to generate", expected=n_tokens, got=len(result.token_ids))
+    last = engine.counted()
+    results = tuple(g.result() for g in generations)
+    n_cached = sum(r.n_cached for r in results)
+    if n_cached and not decode_only:
+        raise UnsupportedError("part of a prompt was in the cache: its prefill cannot be measured", got=n_cached)
+    for result in results:
+        if len(result.token_ids) != n_tokens:
+            raise ShapeError("tokens to generate", expected=n_tokens, got=len(result.token_ids))
     joules = None if energy is None else energy.joules(before_uj, after_uj)
-    return Run(result, first.since(before), last.since(first), joules)
+    return Run(results, first.since(before), last.since(first), joules)
 
 
 def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
@@ -219,6 +249,7 @@ def bytes_by_part(rows: Sequence[OpRow]) -> dict[Part, float]:
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """What ``benchmark`` measured. Speeds and times are summaries over the repeats; percentiles are of all decoded tokens.
+    ``prompt_tokens`` and ``tokens`` count those of all ``n_sequences`` that ran together, and so do the speeds.
 
     ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth, ``prefill_limit_percent``
     the linears' products a second over the int8 peak, ``prefill_bound_percent`` the least time of these and of attention's
@@ -226,6 +257,7 @@ class Benchmark:
     for a back end that is not the native core. ``joules_per_token`` counts prompt and output; None where nothing can be read.
     """
 
+    n_sequences: int
     prompt_tokens: int
     tokens: int
     load_s: float
@@ -264,9 +296,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every repeat does: a prompt, and as many tokens as ``params`` ask for."""
+    """What every repeat does: prompts that run together, and as many tokens after each as ``params`` ask for."""
 
-    prompt: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
     tokens: int
     params: SamplingParams
     warmup_tokens: int = 0
@@ -292,16 +324,16 @@ def open_timed(open_model: Callable[[], Model]) -> tuple[Model, float, Anonymous
 
 def benchmark(
     model: Model, work: Workload, *, load_s: float, peak: AnonymousPeak, probe_bytes: int = PROBE_BYTES,
-    observe: Callable[[], Follower] | None = None,
+    observe: Callable[[], Observer] | None = None,
 ) -> tuple[Benchmark, list[Run]]:  # fmt: skip
     """Warm up, then run ``work`` as often as it says, the machine measured before each time; the runs in their order.
 
-    ``observe`` makes the observer of each run. Errors: ShapeError for sizes that do not fit.
+    ``observe`` makes the observer of each prompt of each run. Errors: ShapeError for sizes that do not fit.
     """
     warmup_s = None
     if work.warmup_tokens:
         start = time.perf_counter_ns()
-        run(model, work.prompt, work.warmup_tokens)
+        run_together(model, work.prompts, work.warmup_tokens)
         warmup_s = (time.perf_counter_ns() - start) / 1e9
     energy = Energy()
     peak.look()
@@ -310,16 +342,16 @@ def benchmark(
         if model.plan.backend == "cpu":
             limits.append(measure_limits(model.n_threads, probe_bytes))
             forget_peak()
-        observer = None if observe is None else observe()
+        observers = [] if observe is None else [observe() for _ in work.prompts]
         runs.append(
-            run(
+            run_together(
                 model,
-                work.prompt,
+                work.prompts,
                 work.tokens,
                 work.params,
-                observer=observer,
+                observers=observers,
                 energy=energy,
-                measure=observer is not None,
+                measure=observe is not None,
             )
         )
         peak.look()
@@ -329,16 +361,17 @@ def benchmark(
 
 def middle(runs: Sequence[Run]) -> int:
     """The index of the run in the middle by its decode time; of two middle ones, the slower."""
-    return sorted(range(len(runs)), key=lambda i: sum(runs[i].token_ns))[len(runs) // 2]
+    return sorted(range(len(runs)), key=lambda i: runs[i].decode_ns)[len(runs) // 2]
 
 
 def _summary(
     plan: Plan, work: Workload, load_s: float, warmup_s: float | None, runs: list[Run], limits: list[Limits],
     energy: Energy, held: Memory, peak_anonymous: int | None,
 ) -> Benchmark:  # fmt: skip
-    decode_s = [sum(r.token_ns) / 1e9 for r in runs]
+    decode_s = [r.decode_ns / 1e9 for r in runs]
     prefill_s = [r.prefill_ns / 1e9 for r in runs]
-    n_prompt, tokens = len(work.prompt), work.tokens
+    n_prompt, n_sequences = sum(map(len, work.prompts)), len(work.prompts)
+    tokens = n_sequences * work.tokens
     n_bytes = [sum(count.bytes for count in r.decode.counts) for r in runs]
     products = [products_of(r.prefill, plan) for r in runs]
     read = [n / s / 1e9 for n, s in zip(n_bytes, decode_s, strict=True)]
@@ -350,6 +383,7 @@ def _summary(
     every_ms = [ns / 1e6 for r in runs for ns in r.token_ns]
     joules = [r.joules / (n_prompt + tokens) for r in runs if r.joules is not None]
     return Benchmark(
+        n_sequences=n_sequences,
         prompt_tokens=n_prompt,
         tokens=tokens,
         load_s=load_s,
@@ -358,9 +392,9 @@ def _summary(
         prefill_s=summarize(prefill_s),
         prefill_tokens_per_s=summarize([n_prompt / s for s in prefill_s]),
         decode_s=summarize(decode_s),
-        decode_tokens_per_s=summarize([(tokens - 1) / s for s in decode_s]),
+        decode_tokens_per_s=summarize([r.n_decoded / s for r, s in zip(runs, decode_s, strict=True)]),
         token_ms_percentiles={f"p{p}": percentile(every_ms, p) for p in (50, 90, 95, 99)},
-        bytes_per_token=n_bytes[i] / (tokens - 1),
+        bytes_per_token=n_bytes[i] / runs[i].n_decoded,
         bytes_by_part=bytes_by_part(rows),
         ffn_sparsity=sparsity(runs[i].decode),
         decode_gb_per_s=summarize(read),

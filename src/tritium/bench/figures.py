@@ -60,6 +60,9 @@ def key_of(receipt: Mapping[str, Any]) -> Key | None:
     quota = "" if machine["cpu_quota"] is None else f", quota {machine['cpu_quota']:g}"
     virtual = ", virtual" if machine["virtual"] else ""
     cached = f" cached{run['n_cached']}" if run["n_cached"] else ""
+    others = evidence["batch"]["others"] if "batch" in evidence else []
+    beside = jcs.digest([[s["prompt_sha256"], s["max_tokens"], s["n_cached"]] for s in others])[:16]
+    batch = f" batch of {len(others) + 1} beside {beside}" if others else ""
     return Key(
         os=f"{machine['os']}-{machine['architecture']}",
         machine=f"{machine['cpu'] or 'unnamed CPU'}, {machine['n_cpus']} CPUs{quota}{virtual}",
@@ -68,17 +71,17 @@ def key_of(receipt: Mapping[str, Any]) -> Key | None:
         backend=receipt["backend"],
         model=evidence["model"]["tensors_sha256"],
         workload=f"pp{run['n_prompt']}tg{run['max_tokens']} prompt {run['prompt_sha256'][:16]} "
-        f"sampling {jcs.digest(evidence['sampling'])[:16]}{cached}",
+        f"sampling {jcs.digest(evidence['sampling'])[:16]}{cached}{batch}",
     )
 
 
 def decode_speed(receipt: Mapping[str, Any]) -> float | None:
-    """Tokens a second after the first one: the median of all runs in the receipt. None for a single token."""
-    speeds = [
-        (repeat["n_tokens"] - 1) / repeat["decode_ns"] * 1e9
-        for repeat in receipt["evidence"]["repeats"]
-        if repeat["n_tokens"] > 1 and repeat["decode_ns"] > 0
-    ]
+    """Tokens a second after the first one, of a batch those of all sequences: the median of all runs in the receipt.
+
+    None for a single token.
+    """
+    counts = [(row.get("n_decoded", row["n_tokens"] - 1), row["decode_ns"]) for row in receipt["evidence"]["repeats"]]
+    speeds = [n / ns * 1e9 for n, ns in counts if n > 0 and ns > 0]
     return statistics.median(speeds) if speeds else None
 
 
@@ -189,8 +192,8 @@ def _facts(receipt: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
         "compute path": (receipt["compute_path"], True),
         "kernels": (" ".join(sorted(set(receipt["kernels"]))), False),
         "prompt": (run["prompt_sha256"], True),
-        "output": (run["output_sha256"], True),
-        "logits": (str(run["logits_sha256"]), True),
+        "output": (evidence["repeats"][0]["output_sha256"], True),
+        "logits": (str(evidence["repeats"][0]["logits_sha256"]), True),
         "numeric profile": (evidence["plan"]["profile_hash"], True),
         "graph": (evidence["plan"]["graph_hash"], False),
         "forwarded tokens": (str(ledger["n_tokens"]), True),

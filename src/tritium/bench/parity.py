@@ -11,14 +11,21 @@ from tritium.errors import GateError
 
 
 def replay(model: str, backend: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Generate a receipt's greedy tokens on ``backend``; what was compared, or NOT MEASURED for another model or for sampling.
+    """Generate a receipt's greedy tokens on ``backend``; what was compared, or NOT MEASURED for another model, for sampling
+    or for a batch.
 
     Errors: GateError where a token or the last logits differ; those of ``load``.
     """
     evidence = receipt["evidence"]
     run, sampling = evidence["run"], evidence["sampling"]
     unlike = {"status": "NOT MEASURED", "backend": None}
-    if sampling["temperature"] != 0 or run["n_cached"] or sampling["stop"] or sampling["stop_ids"]:
+    if (
+        sampling["temperature"] != 0
+        or run["n_cached"]
+        or "batch" in evidence
+        or sampling["stop"]
+        or sampling["stop_ids"]
+    ):
         return unlike
     with load(model, backend=backend, prefix_cache=False) as opened:
         if opened.file.sha256() != evidence["model"]["sha256"]:

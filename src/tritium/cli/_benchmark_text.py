@@ -47,6 +47,8 @@ def _figures(result: Benchmark) -> Iterable[tuple[str, str]]:
         yield "warm-up", "none"
     else:
         yield "warm-up", f"{result.warmup_s:.3g} s of {result.warmup_tokens} tokens"
+    if result.n_sequences > 1:
+        yield "batch", f"{result.n_sequences} sequences together; tokens and speeds are of all"
     yield "prefill", f"{result.prefill_s.median * 1e3:.4g} ms of {result.prompt_tokens} tokens"
     yield "", _spread(result.prefill_tokens_per_s, "tok/s")
     if result.prefill_limit_percent is not None:

@@ -97,12 +97,14 @@ _MODEL_KEYS = (
 )
 
 
-def load_model(options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True) -> Model:
+def load_model(
+    options: dict[str, Any], *, quiet: bool = False, prefix_cache: bool = True, kv_budget: int | None = None
+) -> Model:
     """Take the model's options out of ``options``, load it, and say what was assumed where the file is silent."""
     from tritium.engine.model import DEMO, load
 
     chosen = {key: options.pop(key) for key in _MODEL_KEYS}
-    model = load(chosen.pop("model") or env.model() or DEMO, prefix_cache=prefix_cache, **chosen)
+    model = load(chosen.pop("model") or env.model() or DEMO, prefix_cache=prefix_cache, kv_budget=kv_budget, **chosen)
     if not quiet:
         for line in model.tokenizer.notes:
             note(line)

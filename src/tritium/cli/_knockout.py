@@ -14,7 +14,8 @@ from tritium.cli._measuring import choose_device, prompt_ids
 
 
 def print_knockout(
-    *, tokens: int, prompt: str, prompt_tokens: int | None, tokenizer: Path | None, as_json: bool, warmup_tokens: int,
+    *, tokens: int, texts: tuple[str, ...], prompt_tokens: int | None, sequences: int | None, tokenizer: Path | None,
+    as_json: bool, warmup_tokens: int,
     repeats: int, temperature: float, seed: int | None, output: Path, report: Path | None, show_output: bool,
     allow_mock: bool, **model_choice: Any,
 ) -> None:  # fmt: skip
@@ -24,10 +25,12 @@ def print_knockout(
 
     if temperature or report is not None or show_output or allow_mock:
         raise click.UsageError("--knockout runs greedily and writes no receipt and no report")
+    if len(texts) > 1 or sequences not in (None, 1):
+        raise click.UsageError("--knockout runs one prompt")
     choose_device(model_choice)
     with load_model(model_choice, prefix_cache=False) as model:
         size = model.config.vocab_size
-        ids = prompt_of(size, prompt_tokens) if prompt_tokens else prompt_ids(model, prompt, tokenizer)
+        ids = prompt_of(size, prompt_tokens) if prompt_tokens else prompt_ids(model, texts[0], tokenizer)
         whole, rows = knock_out(model, ids, tokens)
     missed = [row.kernel for row in rows if not row.changed]
     if as_json:

@@ -50,25 +50,25 @@ class Recording:
             repeats.append(stream.result)
         if any(again.finish_reason == "cancelled" for again in repeats):
             raise KeyboardInterrupt
-        finish_receipt(self._model, result, self._first, self._params, repeats, self._path)
+        finish_receipt(self._model, [result], [self._first], self._params, [[r] for r in repeats], self._path)
 
 
 def finish_receipt(
-    model: Model, result: GenerationResult, run: Recorder, params: SamplingParams, repeats: Sequence[GenerationResult],
-    path: Path | None,
+    model: Model, results: Sequence[GenerationResult], recorders: Sequence[Recorder], params: SamplingParams,
+    repeats: Sequence[Sequence[GenerationResult]], path: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Build the receipt of a run, judge it where that is asked for, and write it to ``path`` if there is one.
+    """Build the receipt of sequences that ran together, judge it where that is asked for, and write it to ``path``, if any.
 
     Errors: NumericsError for a run that computed nothing, differs from its repeat though BITNET_DETERMINISTIC asks for
     equal ones, or that strict mode refuses; OSError.
     """
     from tritium.bench.machine import read_machine
     from tritium.errors import NumericsError
-    from tritium.evidence.record import bandwidth, build_receipt
+    from tritium.evidence.record import bandwidth, build_batch_receipt
     from tritium.receipts.schema import write
 
-    receipt = build_receipt(
-        model, result, run, params, machine=asdict(read_machine()), probe=bandwidth(model), repeats=repeats
+    receipt = build_batch_receipt(
+        model, results, recorders, params, machine=asdict(read_machine()), probe=bandwidth(model), repeats=repeats
     )
     if env.is_deterministic() and path is not None and not receipt["deterministic"]:
         raise NumericsError("no receipt", where="BITNET_DETERMINISTIC", expected="equal repeats", got="different ones")

@@ -18,6 +18,8 @@ from tritium.cli._generation import load_model, model_options
 from tritium.cli._measuring import PROMPT, choose_device, choose_model, prompt_ids, prompt_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tritium.bench.benchmark import Benchmark, Run, Workload
     from tritium.engine.model import Model
     from tritium.evidence.recorder import Recorder
@@ -50,8 +52,22 @@ class _Benchmark(click.Group):
     show_default=True,
     help="Generate exactly as many tokens.",
 )
-@click.option("-p", "--prompt", default=PROMPT, show_default=True, help="The text to continue.")
+@click.option(
+    "-p",
+    "--prompt",
+    "texts",
+    multiple=True,
+    default=(PROMPT,),
+    show_default=True,
+    help="The text to continue; several are continued together.",
+)
 @click.option("--prompt-tokens", type=click.IntRange(1), help="Instead of a text, as many fixed pseudo-random tokens.")
+@click.option(
+    "-b",
+    "--sequences",
+    type=click.IntRange(1),
+    help="With --prompt-tokens: so many prompts of their own, together.  [default: 1]",
+)
 @click.option(
     "--warmup-tokens",
     type=click.IntRange(0),
@@ -102,12 +118,17 @@ def command(context: click.Context, /, **options: Any) -> None:
     repeat the machine's read bandwidth and its peaks of int8 and of float32 products are measured with as many threads:
     the limits of decoding and of prefill, whose attention multiplies float32.
 
+    Several prompts are decoded together, a token each with every pass. Speeds are then those of all, from the moment that every
+    prompt has its first token, and the receipt declares a batch.
+
     The receipt records the run whose decoding took the middle time, and the outcome and time of the others; "tritium
     verify-receipt" judges it. --json prints it. A run that fails writes none.
     """
     is_knockout = options.pop("knockout")
     if context.invoked_subcommand is not None:
         return
+    if options["sequences"] is not None and options["prompt_tokens"] is None:
+        raise click.UsageError("--sequences needs --prompt-tokens; for texts, give --prompt several times")
     if is_knockout:
         from tritium.cli._knockout import print_knockout
 
@@ -117,7 +138,8 @@ def command(context: click.Context, /, **options: Any) -> None:
 
 
 def _benchmark(
-    *, tokens: int, prompt: str, prompt_tokens: int | None, tokenizer: Path | None, warmup_tokens: int, repeats: int,
+    *, tokens: int, texts: tuple[str, ...], prompt_tokens: int | None, sequences: int | None, tokenizer: Path | None,
+    warmup_tokens: int, repeats: int,
     temperature: float, seed: int | None, output: Path, report: Path | None, show_output: bool, allow_mock: bool,
     as_json: bool, **model_choice: Any,
 ) -> None:  # fmt: skip
@@ -132,12 +154,17 @@ def _benchmark(
         seed = 42 if (named := env.seed()) is None else named
     params = SamplingParams(max_tokens=tokens, temperature=temperature, seed=seed, ignore_eos=True)
     repeats = max(repeats, 2 if env.is_deterministic() else 1)
-    model, load_s, peak = open_timed(lambda: load_model(model_choice, prefix_cache=False))
+    n_prompts = sequences or len(texts)
+    budget = _cache_budget(model_choice, n_prompts, tokens + (prompt_tokens or _longest(texts)))
+    model, load_s, peak = open_timed(lambda: load_model(model_choice, prefix_cache=False, kv_budget=budget))
     with model:
-        ids = (
-            prompt_of(model.config.vocab_size, prompt_tokens) if prompt_tokens else prompt_ids(model, prompt, tokenizer)
+        size = model.config.vocab_size
+        prompts = (
+            [prompt_of(size, prompt_tokens, seed=number) for number in range(n_prompts)]
+            if prompt_tokens
+            else [prompt_ids(model, text, tokenizer) for text in texts]
         )
-        work = Workload(tuple(ids), tokens, params, warmup_tokens, repeats)
+        work = Workload(tuple(map(tuple, prompts)), tokens, params, warmup_tokens, repeats)
         recorders: list[Recorder] = []
 
         def observe() -> Recorder:
@@ -157,7 +184,23 @@ def _benchmark(
         for line in lines(result, receipt, output):
             click.echo(line)
     if show_output:
-        (note if as_json else click.echo)(runs[i].result.text)
+        for came in runs[i].results:
+            (note if as_json else click.echo)(came.text)
+
+
+def _longest(texts: Sequence[str]) -> int:
+    """The most tokens that a text can have: one a byte, and those that belong in front of it."""
+    return max(len(text.encode()) for text in texts) + 8
+
+
+def _cache_budget(choice: dict[str, Any], n_sequences: int, n_positions: int) -> int | None:
+    """Bytes that so many sequences side by side take in the cache; None leaves one sequence what it has by default."""
+    if n_sequences == 1 or choice["max_context"] is not None:
+        return None
+    from tritium.bench.sweep import cache_bytes
+    from tritium.engine.model import DEMO
+
+    return cache_bytes(choice["model"] or env.model() or DEMO, choice["i2s_layout"], n_positions, n_sequences)
 
 
 def _check_computes(backend: str | None, allow_mock: bool) -> None:
@@ -176,8 +219,9 @@ def _receipt(
     from tritium.cli._receipt import finish_receipt
 
     if model.plan.backend != "null":
-        others = [r.result for j, r in enumerate(runs) if j != i]
-        return finish_receipt(model, runs[i].result, recorders[i], work.params, others, path)
+        n, others = len(work.prompts), [r.results for j, r in enumerate(runs) if j != i]
+        mine = recorders[i * n : (i + 1) * n]
+        return finish_receipt(model, runs[i].results, mine, work.params, others, path)
     import tritium
     from tritium.bench.machine import read_machine
     from tritium.receipts.schema import SCHEMA_VERSION, write
@@ -190,8 +234,8 @@ def _receipt(
         "backend": "null",
         "kernels": ["mock_null"],
         "deterministic": False,
-        "tokens_requested": work.tokens,
-        "tokens_generated": len(runs[i].token_ids),
+        "tokens_requested": work.tokens * len(work.prompts),
+        "tokens_generated": sum(len(r.token_ids) for r in runs[i].results),
         "tokens_per_second": None,
         "environment": {"BITNET_VERSION": tritium.__version__, "OS": f"{machine.os}-{machine.architecture}"},
         "model": {"path": str(model.path)},

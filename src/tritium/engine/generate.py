@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritium.engine.kv import KVCache
+from tritium.engine.observer import Observer, observe
 from tritium.engine.sampling import Sampler, SamplingParams, TokenLogprob
 from tritium.engine.scheduler import Scheduler, Work
 from tritium.engine.scheduler import Sequence as Scheduled
@@ -22,7 +23,7 @@ from tritium.engine.tokenizer import StreamDetokenizer, Tokenizer
 from tritium.errors import ShapeError, TritiumError
 from tritium.executor import Executor, single_sequence
 from tritium.numerics import F32
-from tritium.types import Pass, StepResult, Trace
+from tritium.types import Pass, Trace
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -33,8 +34,9 @@ class GenerationResult:
 
     ``token_ids`` holds every chosen token, the one that ended it included; ``text`` leaves out special tokens and a stop
     string with what follows it. ``finish_reason`` is "stop", "length" or "cancelled", ``finish_detail`` says what exactly
-    ended it. ``logprobs``: one entry a token, if asked for. ``token_ns``: nanoseconds from the submission to the first token,
-    then from token to token. ``n_cached``: tokens of the prompt that were in the cache already.
+    ended it. ``logprobs``: one entry a token, if asked for. ``token_ns``: nanoseconds from the submission, which was at
+    ``start_ns`` of ``time.perf_counter_ns``, to the first token, then from token to token. ``n_cached``: tokens of the prompt
+    that were in the cache already.
 
     With ``measure``: ``logits_sha256``, of the last forwarded position's logits as little-endian float32 by id, and
     ``decode_bytes``, the weight and cache bytes that the executor counted after the first token; else None.
@@ -46,6 +48,7 @@ class GenerationResult:
     finish_detail: str
     prompt_ids: tuple[int, ...]
     n_cached: int
+    start_ns: int
     token_ns: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
     logits_sha256: str | None = None
@@ -60,26 +63,6 @@ class GenerationResult:
     def decode_ns(self) -> int:
         """Nanoseconds from the first token to the last."""
         return sum(self.token_ns[1:])
-
-
-class Observer(Protocol):
-    """Is told how one generation went, on the clock of ``time.perf_counter_ns``; its methods must be quick.
-
-    ``begin``: the submission. ``step``: a step forwarded ``n_tokens`` of its tokens from ``position`` on, of ``n_batch`` in all,
-    and computed ``n_outputs`` rows of logits; ``columns`` and ``hidden`` are their hashes, 32 bytes a token and an output, where
-    ``is_traced`` asks for them. ``end``: the last token is chosen; what the executor has counted up to here.
-    """
-
-    is_traced: bool
-
-    def begin(self, ns: int) -> None: ...
-
-    def step(
-        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int,
-        columns: bytes, hidden: bytes,
-    ) -> None: ...  # fmt: skip
-
-    def end(self, trace: Trace) -> None: ...
 
 
 class Generation(Scheduled):
@@ -161,6 +144,7 @@ class Generation(Scheduled):
             finish_detail=detail,
             prompt_ids=tuple(self.tokens[: self.n_prompt].tolist()),
             n_cached=self.n_cached,
+            start_ns=self._stamps[0],
             token_ns=tuple(after - before for before, after in pairwise(self._stamps)),
             logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
             logits_sha256=self.logits_sha256,
@@ -240,15 +224,16 @@ class Engine:
             self._cache, max_tokens=plan.max_tokens, max_running=n_running, chunk=chunk
         )
         self.watch: Callable[[Pass], None] | None = None
+        self._aside: Trace | None = None
         self._lock = threading.RLock()
 
     def submit(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, *,
         cancel: threading.Event | None = None, measure: bool = False, continuation: bool = True,
-        observer: Observer | None = None,
+        observers: Sequence[Observer | None] = (),
     ) -> list[Generation]:  # fmt: skip
         """Queue prompts; equal ones are forwarded once. Without ``continuation`` the text begins anew, as an answer does.
-        An ``observer`` follows one prompt.
+        ``observers``, if any, are one a prompt.
 
         Errors: ShapeError for an empty prompt, a token id out of range, a prompt that leaves no room in the context.
         """
@@ -262,7 +247,8 @@ class Engine:
             key = prompt.tobytes()
             generation = Generation(
                 prompt, capacity, sampler, self.tokenizer,
-                twin=twins.get(key), cancel=cancel, measure=measure, continuation=continuation, observer=observer,
+                twin=twins.get(key), cancel=cancel, measure=measure, continuation=continuation,
+                observer=observers[number] if observers else None,
             )  # fmt: skip
             made.append(generation)
             twins.setdefault(key, generation)
@@ -315,7 +301,7 @@ class Engine:
                 raise
             end = resumed = time.perf_counter_ns()
             if is_observed:
-                _observe(work, result, start, end)
+                observe(work.parts, work.outputs, result, start, end)
             counted = None
             if before is not None:
                 counted, resumed = self.executor.trace().since(before), time.perf_counter_ns()
@@ -342,6 +328,8 @@ class Engine:
             for queue in (self._scheduler.running, self._scheduler.waiting):
                 for generation in [g for g in queue if g.cancel.is_set()]:
                     generation.end("cancelled", f"cancelled after {generation.n_generated} tokens")
+                    if generation.observer is not None:
+                        generation.observer.end(self.counted())
                     self._retire(generation)
 
     def logits(self, ids: Sequence[int]) -> F32:
@@ -394,12 +382,19 @@ class Engine:
         for generation in work.outputs:
             if generation.measure and generation.n_generated == 1:
                 generation.bytes_at_first = self._counted_bytes()
-            if generation.is_ended and not generation.is_finished:
-                self._retire(generation)
+        ended = [g for g in work.outputs if g.is_ended and not g.is_finished]
+        for generation in ended:
+            if generation.observer is not None:
+                generation.observer.end(self.counted())
+        for generation in ended:
+            self._retire(generation)
+
+    def counted(self) -> Trace:
+        """What the executor has counted, without the steps that only measure what a generation came to."""
+        trace = self.executor.trace()
+        return trace if self._aside is None else trace.since(self._aside)
 
     def _retire(self, generation: Generation) -> None:
-        if generation.observer is not None:
-            generation.observer.end(self.executor.trace())
         if generation.measure and generation.n_generated and generation.error is None:
             generation.decode_bytes = self._counted_bytes() - generation.bytes_at_first
             generation.logits_sha256 = self._hash_last_logits(generation)
@@ -410,7 +405,7 @@ class Engine:
         self._scheduler.remove(generation)
 
     def _counted_bytes(self) -> int:
-        return sum(count.bytes for count in self.executor.trace().counts)
+        return sum(count.bytes for count in self.counted().counts)
 
     def _hash_last_logits(self, generation: Generation) -> str | None:
         """Forward the last position once more, for all its logits; its keys and values come out as they are."""
@@ -419,19 +414,7 @@ class Engine:
         last = generation.n_computed - 1
         row = self._cache.tables[generation.table.slot]
         batch = single_sequence(generation.tokens[last : last + 1], last, row, all_outputs=True)
+        counted = self.counted()
         logits = self.executor.step(batch).logits
+        self._aside = self.executor.trace().since(counted)
         return None if logits is None else hashlib.sha256(logits[0].astype("<f4").tobytes()).hexdigest()
-
-
-def _observe(work: Work[Generation], result: StepResult, start: int, end: int) -> None:
-    """Tell observers of a step, before it is committed: positions are those that it began with."""
-    row = 0
-    for generation, n in work.parts:
-        if generation.observer is not None:
-            outputs = [i for i, other in enumerate(work.outputs) if other is generation]
-            columns = b"" if result.columns is None else result.columns[row : row + n].tobytes()
-            hidden = b"" if result.hidden is None else result.hidden[outputs].tobytes()
-            generation.observer.step(
-                start, end, generation.n_computed, n, len(work.batch.tokens), len(outputs), columns, hidden
-            )
-        row += n

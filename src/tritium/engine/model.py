@@ -13,8 +13,9 @@ from typing import Any, Self, overload
 
 from tritium import backends, env
 from tritium.engine.chat import encode_chat
-from tritium.engine.generate import Engine, Generation, GenerationResult, Observer, Stream
+from tritium.engine.generate import Engine, Generation, GenerationResult, Stream
 from tritium.engine.kv import block_bytes, blocks_for
+from tritium.engine.observer import Observer
 from tritium.engine.sampling import SamplingParams
 from tritium.engine.tokenizer import Tokenizer
 from tritium.errors import FormatError, ShapeError, TritiumError
@@ -260,7 +261,7 @@ class Model:
             _params(params, fields),
             cancel=cancel,
             measure=measure,
-            observer=observer,
+            observers=(observer,),
         )
         return self._stream(generations)
 
@@ -279,7 +280,7 @@ class Model:
         """As ``chat``, piece by piece."""
         ids = encode_chat(self.tokenizer, messages)
         generations = self.engine.submit(
-            [ids], _params(params, fields), cancel=cancel, measure=measure, continuation=False, observer=observer
+            [ids], _params(params, fields), cancel=cancel, measure=measure, continuation=False, observers=(observer,)
         )
         return self._stream(generations)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tritium.evidence.recorder import Recorder
+from tritium.evidence.recorder import RecordedRun
 from tritium.ir import Plan
 from tritium.ops import SCREENED_HEAD, STAGES
 from tritium.receipts import registry
@@ -21,14 +21,23 @@ FAMILIES = {
 """Op → matrix family; every other op is "other"."""
 
 
-def stages(trace: Trace, run: Recorder, times: Sequence[int]) -> list[dict[str, Any]]:
-    """Time by phase: embed, forward and logits as the executor counted them; sample is from a step's end to its token."""
+def stages(trace: Trace, run: RecordedRun, times: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Time by phase: embed, forward and logits as the executor counted them; sample is from a step's end to its last token."""
     ns = dict.fromkeys(("embed", "forward", "logits", "sample"), 0)
     for c in trace.counts:
         ns[STAGES.get(op_of(c), "forward")] += c.ns
-    ends = [end - run.start_ns for _, end, _, _, _, n_outputs in run.passes if n_outputs]
-    ns["sample"] = sum(t - end for t, end in zip(times, ends, strict=True))
-    return [{"name": name, "ns": t, "percent": round(100 * t / times[-1], 3)} for name, t in ns.items()]
+    ns["sample"] = run.sample_ns(times)
+    last = max(each[-1] for each in times)
+    return [{"name": name, "ns": t, "percent": round(100 * t / last, 3)} for name, t in ns.items()]
+
+
+def decoding(times: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Tokens that were chosen once every sequence had its first one, and the nanoseconds that they took.
+
+    Of one sequence: n − 1 tokens in t_n − t_1.
+    """
+    first = max(each[0] for each in times)
+    return sum(t > first for each in times for t in each), max(each[-1] for each in times) - first
 
 
 def op_of(count: StepCount) -> str:
@@ -36,7 +45,7 @@ def op_of(count: StepCount) -> str:
     return entry.op if entry is not None else "unknown"
 
 
-def ledger(trace: Trace, plan: Plan, run: Recorder) -> dict[str, Any]:
+def ledger(trace: Trace, plan: Plan) -> dict[str, Any]:
     families = {name: dict.fromkeys(("calls", "macs", "macs_skipped", "bytes", "ns"), 0)
                 for name in ("body", "attention", "head", "other")}  # fmt: skip
     quantized = 0

@@ -55,6 +55,9 @@ def ask_openings(receipt: Mapping[str, Any], issued_ns: int, n_positions: int, n
         raise UnsupportedError(
             "openings", expected="a trace of all positions", got=got, hint="Run without a prefix cache"
         )
+    if "batch" in evidence:
+        raise UnsupportedError("openings", expected="one sequence", got=f"{evidence['batch']['n_sequences']} together",
+                               hint="A batch is replayed: verify-receipt --replay")  # fmt: skip
     source = secrets.SystemRandom()
     positions = sorted(source.sample(range(said["n_leaves"]), min(n_positions, said["n_leaves"])))
     depth = evidence["model"]["config"]["n_layers"]
@@ -231,12 +234,7 @@ def _check_positions(
             continue
         if hashlib.sha256(row.tobytes()).digest() != hidden[position]:
             raise GateError("the row that the head multiplied is another", where=f"position {position}")
-        sampler = Sampler(
-            sampling_of(evidence),
-            c.vocab_size,
-            np.array(ids[:n_prompt], np.int32),
-            evidence["sampling"].get("sequence", 0),
-        )
+        sampler = Sampler(sampling_of(evidence), c.vocab_size, np.array(ids[:n_prompt], np.int32))
         for token in ids[n_prompt : position + 1]:
             sampler.remember(token)
         token, _ = sampler.choose(StepResult(logits=logits_of(graph, weights, row)), 0, position + 1)

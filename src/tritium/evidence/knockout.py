@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import NumericsError
-from tritium.evidence.recorder import Recorder, recorder
+from tritium.evidence.recorder import RecordedRun, Recorder, recorder
 from tritium.evidence.trace import ids_hash, trace_leaves, trace_root
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _run(model: Model, prompt: Sequence[int], n_tokens: int) -> Outcome:
     watch.run_id = bytes(16)
     params = SamplingParams(max_tokens=n_tokens, ignore_eos=True)
     engine = model.engine
-    generation = engine.submit([prompt], params, measure=True, observer=watch)[0]
+    generation = engine.submit([prompt], params, measure=True, observers=[watch])[0]
     try:
         result = engine.run([generation])[0]
     except NumericsError as error:
@@ -87,6 +87,6 @@ def _run(model: Model, prompt: Sequence[int], n_tokens: int) -> Outcome:
     leaves = trace_leaves(bytes(16), None, ids, result.n_cached, result.prompt_tokens, watch.columns, watch.hidden)
     root = trace_root(leaves).hex() if leaves else None
     macs: dict[str, int] = {}
-    for count in watch.counts().counts:
+    for count in RecordedRun([watch]).counts().counts:
         macs[count.kernel] = macs.get(count.kernel, 0) + count.macs
     return Outcome(root, ids_hash(result.token_ids), result.logits_sha256, tuple(macs.items()))

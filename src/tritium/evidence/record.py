@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import tritium
 from tritium import env
 from tritium.errors import NumericsError
-from tritium.evidence.accounts import ledger, stages
+from tritium.evidence.accounts import decoding, ledger, stages
 from tritium.evidence.provenance import build_facts, machine_facts, tokenizer_sha256
-from tritium.evidence.recorder import Recorder
-from tritium.evidence.trace import TRACE_FORMAT, ids_hash, trace_leaves, trace_root
+from tritium.evidence.recorder import RecordedRun, Recorder
+from tritium.evidence.trace import TRACE_FORMAT, ids_hash, outputs_hash, trace_leaves, trace_root
 from tritium.profile import PROFILE_HASH
 from tritium.receipts import jcs, registry
 from tritium.receipts.schema import EVIDENCE_VERSION, SCHEMA_VERSION
+from tritium.types import Trace
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
@@ -52,54 +54,62 @@ def build_receipt(
     probe: Mapping[str, Any] | None,
     repeats: Sequence[GenerationResult] = (),
 ) -> dict[str, Any]:
-    """The receipt of one generation.
+    """The receipt of one generation: ``build_batch_receipt`` of a single sequence."""
+    return build_batch_receipt(
+        model, [result], [run], params, machine=machine, probe=probe, repeats=[[again] for again in repeats]
+    )
 
-    ``result`` is the recorded one, ``repeats`` further runs of the same prompt and parameters, ``machine`` the facts of
-    ``bench.machine`` with their caches as mappings, ``probe`` what ``bandwidth`` returned in the same minute.
-    Errors: NumericsError for a run that was cancelled, or computed nothing, or shared its steps with another.
+
+def build_batch_receipt(
+    model: Model,
+    results: Sequence[GenerationResult],
+    recorders: Sequence[Recorder],
+    params: SamplingParams,
+    *,
+    machine: Mapping[str, Any],
+    probe: Mapping[str, Any] | None,
+    repeats: Sequence[Sequence[GenerationResult]] = (),
+) -> dict[str, Any]:
+    """The receipt of sequences that were submitted together.
+
+    ``results`` are the recorded ones with their recorders, ``repeats`` further runs of the same prompts and parameters,
+    ``machine`` the facts of ``bench.machine`` with their caches as mappings, ``probe`` what ``bandwidth`` returned in the same
+    minute.
+    Errors: NumericsError for a run that was cancelled, or computed nothing, or shared its steps with another; for sequences
+    that never were in one step.
     """
+    run = RecordedRun(recorders)
     trace = run.counts()
-    if result.finish_reason not in ("stop", "length") or not result.token_ids:
-        raise NumericsError("no receipt", where="the run", expected="a finished generation", got=result.finish_reason)
-    if model.plan.backend == "null" or not trace.counts:
-        raise NumericsError("no receipt", where="the run", expected="a back end that computes", got=model.plan.backend)
-    n = len(result.token_ids)
-    missing = model.engine.executor.knocked_out
-    if missing is not None:
-        raise NumericsError("no receipt", where="the run", expected="all kernels", got=f"none of {missing}")
-    times = _running_sum(result.token_ns)
-    everything = (result, *repeats)
-    outcomes = {(r.token_ids, r.logits_sha256) for r in everything}
+    _check_run(model, results, run, trace)
+    times = run.times(results)
+    n, ns = decoding(times)
+    everything = (results, *repeats)
+    outcomes = {tuple((r.token_ids, r.logits_sha256) for r in each) for each in everything}
     tensors = model.file.fingerprints(model.n_threads)
     found = [registry.find(c.kernel) for c in trace.counts]
     is_known = all(e is not None and e.status == "current" and e.kind != "mock" for e in found)
-    is_greedy_full = result.logits_sha256 is not None
+    is_greedy_full = all(r.logits_sha256 is not None for r in results)
+    sequences = [_sequence(model, r, t, params) for r, t in zip(results, times, strict=True)]
+    batch = {"batch": {"n_sequences": len(sequences), "others": sequences[1:]}} if len(sequences) > 1 else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "timestamp": _rfc3339(run.start_utc_ns),
         "compute_path": "real" if is_known else "mock",
         "backend": model.plan.backend,
         "deterministic": len(everything) > 1 and len(outcomes) == 1 and is_greedy_full,
-        "tokens_requested": _requested(model, result, params),
-        "tokens_generated": n,
-        "tokens_per_second": round((n - 1) / (times[-1] - times[0]) * 1e9, 3) if n > 1 else None,
-        "prefill_ms": round(times[0] / 1e6, 6),
+        "tokens_requested": sum(each["max_tokens"] for each in sequences),
+        "tokens_generated": sum(len(r.token_ids) for r in results),
+        "tokens_per_second": round(n / ns * 1e9, 3) if n else None,
+        "prefill_ms": round(max(t[0] for t in times) / 1e6, 6),
         "kernels": list(dict.fromkeys(c.kernel for c in trace.counts)),
         "environment": _environment(machine, params),
         "model": {"path": _model_name(model), "sha256": (digest := model.file.sha256())},
         "evidence": {
             "version": EVIDENCE_VERSION,
-            "run": _run(model, result, run, times, params),
+            "run": {**_run(model, run, params, is_batch=bool(batch)), **sequences[0]},
+            **batch,
             "sampling": _sampling(params),
-            "repeats": [
-                {
-                    "output_sha256": ids_hash(r.token_ids),
-                    "logits_sha256": r.logits_sha256,
-                    "n_tokens": len(r.token_ids),
-                    "decode_ns": r.decode_ns,
-                }
-                for r in everything
-            ],
+            "repeats": [_repeat(each) for each in everything],
             "stages": stages(trace, run, times),
             "model": {
                 "sha256": digest,
@@ -110,13 +120,32 @@ def build_receipt(
                 "tensors": tensors,
             },
             "plan": _plan(model),
-            "trace": _trace(model, result, run),
-            "ledger": ledger(trace, model.plan, run),
+            "trace": _trace(results, run),
+            "ledger": ledger(trace, model.plan),
             "machine": machine_facts(machine, model.plan.backend),
             "build": build_facts(),
             "bandwidth": probe,
         },
     }
+
+
+def _check_run(model: Model, results: Sequence[GenerationResult], run: RecordedRun, trace: Trace) -> None:
+    """Errors: NumericsError for what no receipt can be about."""
+    for result in results:
+        if result.finish_reason not in ("stop", "length") or not result.token_ids:
+            raise NumericsError(
+                "no receipt", where="the run", expected="a finished generation", got=result.finish_reason
+            )
+    if model.plan.backend == "null" or not trace.counts:
+        raise NumericsError("no receipt", where="the run", expected="a back end that computes", got=model.plan.backend)
+    missing = model.engine.executor.knocked_out
+    if missing is not None:
+        raise NumericsError("no receipt", where="the run", expected="all kernels", got=f"none of {missing}")
+    if len(results) > 1 and all(len(p.parts) == 1 for p in run.passes):
+        raise NumericsError(
+            "no receipt", where="the run", expected="several sequences in a step", got="one after the other",
+            hint="Their contexts do not fit the cache together",
+        )  # fmt: skip
 
 
 def _model_name(model: Model) -> str:
@@ -144,10 +173,9 @@ def _environment(machine: Mapping[str, Any], params: SamplingParams) -> dict[str
     }
 
 
-def _run(
-    model: Model, result: GenerationResult, run: Recorder, times: Sequence[int], params: SamplingParams
-) -> dict[str, Any]:
-    first, last = run.usage
+def _run(model: Model, run: RecordedRun, params: SamplingParams, *, is_batch: bool) -> dict[str, Any]:
+    """What the sequences of a run share."""
+    (first, last), held = run.usage, run.last.held
     return {
         "threads": model.n_threads,
         "started": _rfc3339(run.start_utc_ns),
@@ -155,11 +183,30 @@ def _run(
         "wall_ns": run.end_ns - run.start_ns,
         "user_ns": round((last.ru_utime - first.ru_utime) * 1e9),
         "system_ns": round((last.ru_stime - first.ru_stime) * 1e9),
-        "peak_rss_bytes": run.held.peak_bytes if run.held else 0,
-        "anonymous_bytes": run.held and run.held.anonymous_bytes,
-        "file_backed_bytes": run.held and run.held.file_backed_bytes,
+        "peak_rss_bytes": held.peak_bytes if held else 0,
+        "anonymous_bytes": held and held.anonymous_bytes,
+        "file_backed_bytes": held and held.file_backed_bytes,
         "major_faults": last.ru_majflt - first.ru_majflt,
         "involuntary_switches": last.ru_nivcsw - first.ru_nivcsw,
+        "end_ids": sorted(model.tokenizer.stop_ids),
+        "ignore_eos": params.ignore_eos,
+        "passes": [
+            {
+                "start_ns": p.start_ns - run.start_ns,
+                "ns": p.end_ns - p.start_ns,
+                "position": p.parts[0].position,
+                "n_tokens": sum(part.n_tokens for part in p.parts),
+                "n_outputs": sum(part.n_outputs for part in p.parts),
+                **({"parts": [[part.sequence, part.position, part.n_tokens] for part in p.parts]} if is_batch else {}),
+            }
+            for p in run.passes
+        ],
+    }
+
+
+def _sequence(model: Model, result: GenerationResult, times: Sequence[int], params: SamplingParams) -> dict[str, Any]:
+    """One prompt and what followed it."""
+    return {
         "n_prompt": result.prompt_tokens,
         "n_cached": result.n_cached,
         "max_tokens": _requested(model, result, params),
@@ -170,14 +217,21 @@ def _run(
         "logits_sha256": result.logits_sha256,
         "finish_reason": result.finish_reason,
         "finish_detail": result.finish_detail,
-        "end_ids": sorted(model.tokenizer.stop_ids),
-        "ignore_eos": params.ignore_eos,
         "token_ns": list(times),
-        "passes": [
-            {"start_ns": start - run.start_ns, "ns": end - start, "position": position, "n_tokens": n, "n_outputs": n_out}
-            for start, end, position, n, _, n_out in run.passes
-        ],
-    }  # fmt: skip
+    }
+
+
+def _repeat(results: Sequence[GenerationResult]) -> dict[str, Any]:
+    """What a run came to, and how long it decoded."""
+    start = results[0].start_ns
+    n, ns = decoding([list(accumulate(r.token_ns, initial=r.start_ns - start))[1:] for r in results])
+    return {
+        "output_sha256": outputs_hash([ids_hash(r.token_ids) for r in results]),
+        "logits_sha256": outputs_hash([r.logits_sha256 for r in results]),
+        "n_tokens": sum(len(r.token_ids) for r in results),
+        "decode_ns": ns,
+        **({"n_decoded": n} if len(results) > 1 else {}),
+    }
 
 
 def _sampling(p: SamplingParams) -> dict[str, Any]:
@@ -192,19 +246,24 @@ def _sampling(p: SamplingParams) -> dict[str, Any]:
     }
 
 
-def _trace(model: Model, result: GenerationResult, run: Recorder) -> dict[str, Any] | None:
-    """What the run commits to: the root over a leaf for each forwarded position. None for a run without a trace."""
-    leaves = trace_leaves(
-        run.run_id, run.nonce, (*result.prompt_ids, *result.token_ids), result.n_cached, result.prompt_tokens, run.columns,
-        run.hidden,
-    )  # fmt: skip
-    if leaves is None:
-        return None
+def _trace(results: Sequence[GenerationResult], run: RecordedRun) -> dict[str, Any] | None:
+    """What the run commits to: the root over a leaf for each forwarded position, one sequence after the other.
+
+    None for a run without a trace.
+    """
+    first = run.recorders[0]
+    leaves = []
+    for result, r in zip(results, run.recorders, strict=True):
+        ids = (*result.prompt_ids, *result.token_ids)
+        made = trace_leaves(first.run_id, first.nonce, ids, result.n_cached, result.prompt_tokens, r.columns, r.hidden)
+        if made is None:
+            return None
+        leaves += made
     return {
         "format": TRACE_FORMAT,
-        "run": run.run_id.hex(),
-        "nonce": run.nonce,
-        "first": result.n_cached,
+        "run": first.run_id.hex(),
+        "nonce": first.nonce,
+        "first": results[0].n_cached,
         "n_leaves": len(leaves),
         "root": trace_root(leaves).hex(),
     }
@@ -229,13 +288,6 @@ def _plan(model: Model) -> dict[str, Any]:
             for r in plan.residents
         ],
     }
-
-
-def _running_sum(values: Iterable[int]) -> list[int]:
-    out: list[int] = []
-    for value in values:
-        out.append((out[-1] if out else 0) + int(value))
-    return out
 
 
 def _rfc3339(utc_ns: int) -> str:

@@ -1,12 +1,13 @@
-"""Watch one generation: its clocks, its passes, what the executor counted, what its activations hashed to."""
+"""Watch generations: their clocks, their passes, what the executor counted, what their activations hashed to."""
 
 from __future__ import annotations
 
 import resource
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tritium.errors import NumericsError
@@ -15,6 +16,7 @@ from tritium.resources import Memory, memory
 from tritium.types import StepCount, Trace
 
 if TYPE_CHECKING:
+    from tritium.engine.generate import GenerationResult
     from tritium.engine.model import Model
 
 
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 class Recorder:
     """Follows one generation: an ``Observer`` of the engine. Make it right before the generation is submitted.
 
-    ``columns`` and ``hidden``: by position, what the trace commits to. ``passes``: (start, end, position, n_tokens, n_batch,
-    n_outputs) of every step, nanoseconds of ``time.perf_counter_ns``.
+    ``columns`` and ``hidden``: by position, what the trace commits to. ``passes``: (start, end, position, n_tokens, n_outputs) of
+    every step, nanoseconds of ``time.perf_counter_ns``.
     """
 
     before: Trace
@@ -36,7 +38,7 @@ class Recorder:
     is_traced: bool = True
     columns: dict[int, bytes] = field(default_factory=dict)
     hidden: dict[int, bytes] = field(default_factory=dict)
-    passes: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
+    passes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     usage: tuple[resource.struct_rusage, ...] = ()
     after: Trace | None = None
     held: Memory | None = None
@@ -47,11 +49,10 @@ class Recorder:
         self.usage = (resource.getrusage(resource.RUSAGE_SELF),)
 
     def step(
-        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_batch: int, n_outputs: int,
-        columns: bytes, hidden: bytes,
-    ) -> None:  # fmt: skip
+        self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_outputs: int, columns: bytes, hidden: bytes
+    ) -> None:
         """Note one step. Its outputs are those of its last tokens."""
-        self.passes.append((start_ns, end_ns, position, n_tokens, n_batch, n_outputs))
+        self.passes.append((start_ns, end_ns, position, n_tokens, n_outputs))
         note_rows(self.columns, position, columns)
         note_rows(self.hidden, position + n_tokens - n_outputs, hidden)
 
@@ -61,15 +62,71 @@ class Recorder:
         self.usage = (*self.usage, resource.getrusage(resource.RUSAGE_SELF))
         self.after, self.held = trace, memory()
 
-    def counts(self) -> Trace:
-        """What was counted between the two. Errors: NumericsError if other generations ran in the same steps, or none did."""
-        after = self.after
-        if after is None or not self.passes:
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of one sequence in a pass: ``n_tokens`` from ``position`` on, ``n_outputs`` rows of logits after them."""
+
+    sequence: int
+    position: int
+    n_tokens: int
+    n_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPass:
+    """A pass of the executor with the tokens of one sequence or of several."""
+
+    start_ns: int
+    end_ns: int
+    parts: tuple[Part, ...]
+
+
+class RecordedRun:
+    """One run: the recorders of all sequences that were submitted together, read as a whole once they have ended.
+
+    Errors: NumericsError if one has not, or forwarded nothing.
+    """
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        if not recorders or any(r.after is None or not r.passes for r in recorders):
             raise NumericsError("no receipt", where="the run", expected="a finished generation", got="none")
-        counted = after.since(self.before)
-        if counted.n_steps != len(self.passes) or counted.n_tokens != sum(p[3] for p in self.passes):
+        self.recorders = tuple(recorders)
+        self.last = max(recorders, key=lambda r: r.end_ns)
+        first = recorders[0]
+        self.start_ns, self.end_ns = first.start_ns, self.last.end_ns
+        self.start_utc_ns, self.end_utc_ns = first.start_utc_ns, self.last.end_utc_ns
+        self.usage = (first.usage[0], self.last.usage[-1])
+        parts: dict[tuple[int, int], list[Part]] = {}
+        for number, r in enumerate(recorders):
+            for start, end, *rest in r.passes:
+                parts.setdefault((start, end), []).append(Part(number, *rest))
+        self.passes = tuple(RecordedPass(*span, tuple(parts[span])) for span in sorted(parts))
+
+    def counts(self) -> Trace:
+        """What was counted from the first submission to the last token.
+
+        Errors: NumericsError if other generations ran in the same steps.
+        """
+        assert self.last.after is not None
+        counted = self.last.after.since(self.recorders[0].before)
+        n_tokens = sum(part.n_tokens for p in self.passes for part in p.parts)
+        if (counted.n_steps, counted.n_tokens) != (len(self.passes), n_tokens):
             raise NumericsError("no receipt", where="the run", expected="no other generation beside it", got="several")
         return Trace(counted.n_steps, counted.n_tokens, counted.wall_ns, _merged(c for c in counted.counts if c.calls))
+
+    def times(self, results: Sequence[GenerationResult]) -> list[list[int]]:
+        """Nanoseconds from the first submission to each token of each sequence."""
+        return [list(accumulate(r.token_ns, initial=r.start_ns - self.start_ns))[1:] for r in results]
+
+    def sample_ns(self, times: Sequence[Sequence[int]]) -> int:
+        """Nanoseconds from the ends of passes to the last of the tokens that were chosen from each."""
+        rows = [iter(each) for each in times]
+        total = 0
+        for p in self.passes:
+            chosen = [next(rows[part.sequence]) for part in p.parts for _ in range(part.n_outputs)]
+            total += max(chosen) - (p.end_ns - self.start_ns) if chosen else 0
+        return total
 
 
 def _merged(counts: Iterable[StepCount]) -> tuple[StepCount, ...]:
@@ -86,4 +143,4 @@ def _merged(counts: Iterable[StepCount]) -> tuple[StepCount, ...]:
 
 def recorder(model: Model, nonce: str | None = None) -> Recorder:
     """A recorder of the next generation of this model; ``nonce`` is what a verifier sent."""
-    return Recorder(model.engine.executor.trace(), nonce=nonce)
+    return Recorder(model.engine.counted(), nonce=nonce)

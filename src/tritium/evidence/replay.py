@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from tritium.engine.sampling import Sampler, SamplingParams
 from tritium.errors import NumericsError, ShapeError, TritiumError
 from tritium.evidence.provenance import tokenizer_sha256
 from tritium.evidence.tolerant import TOLERANT, is_foreign, tolerant_check
-from tritium.evidence.trace import note_rows, trace_leaves, trace_root
+from tritium.evidence.trace import note_rows, sequences_of, trace_leaves, trace_root
 from tritium.formats.gguf import open_gguf
 from tritium.gates import Check, Policy, check, read_policy
 from tritium.layouts import I2S_LAYOUTS
@@ -37,18 +37,17 @@ BACKENDS: dict[str, str] = {"native": "cpu", "reference": "reference"}
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came out: the tokens that were chosen, how they ended, the trace root, the hash of the last logits."""
+    """What came out of each sequence: tokens as they were chosen, how they ended, the hash of the last logits; the trace root."""
 
-    token_ids: tuple[int, ...]
-    finish_reason: str
+    token_ids: tuple[tuple[int, ...], ...]
+    finish_reasons: tuple[str, ...]
     root: str | None
-    logits_sha256: str
+    logits_sha256: tuple[str, ...]
 
 
 def sampling_of(evidence: Mapping[str, Any]) -> SamplingParams:
     """The parameters that a receipt names. Errors: ShapeError for values that no run can have."""
     said = dict(evidence["sampling"])
-    said.pop("sequence", None)
     try:
         bias = dict(part.split("=", 1) for part in said.pop("logit_bias"))
         said["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
@@ -74,15 +73,14 @@ def find_model(sha256: str, path: Path | None) -> Path | None:
 
 @contextmanager
 def loaded(evidence: Mapping[str, Any], place: Path, backend: str, threads: int | None = None) -> Iterator[Model]:
-    """The model at ``place`` as the run had it, with room for the run."""
-    run = evidence["run"]
+    """The model at ``place`` as the run had it, with room for its longest sequence."""
     layouts = {tensor["layout"] for tensor in evidence["model"]["tensors"]}
     dialects = [dialect for dialect, layout in I2S_LAYOUTS.items() if layout in layouts]
     model = load(
         place,
         backend=BACKENDS[backend],
         threads=threads,
-        max_context=len(run["prompt_ids"]) + len(run["token_ids"]),
+        max_context=max(len(s["prompt_ids"]) + len(s["token_ids"]) for s in sequences_of(evidence)),
         i2s_layout=dialects[0] if dialects else "128",
         kv=cache_of(entry.op for row in evidence["ledger"]["steps"] if (entry := registry.find(row["kernel"]))),
     )
@@ -90,21 +88,41 @@ def loaded(evidence: Mapping[str, Any], place: Path, backend: str, threads: int 
         yield model
 
 
-def replay(evidence: Mapping[str, Any], model: Model) -> Replay:
-    """Forward the prompt and the recorded tokens, many at a time, and choose each token again from what comes out.
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """One sequence's replay, with its hashes by position."""
 
-    The bits are the same whether tokens are forwarded one by one or together. Where a choice differs from the record,
-    the replay ends with the token that it chose. Errors: NumericsError; ShapeError.
+    ids: tuple[int, ...]
+    n_prompt: int
+    finish_reason: str
+    columns: Mapping[int, bytes]
+    hidden: Mapping[int, bytes]
+    logits_sha256: str
+
+
+def replay(evidence: Mapping[str, Any], model: Model) -> Replay:
+    """Forward the prompts and the recorded tokens, many at a time, and choose each token again from what comes out.
+
+    The bits are the same whether tokens are forwarded one by one or together, and whether sequences are. Where a choice differs
+    from the record, its sequence ends with the token that it chose. Errors: NumericsError; ShapeError.
     """
-    run = evidence["run"]
-    n_prompt = len(run["prompt_ids"])
-    ids = np.array([*run["prompt_ids"], *run["token_ids"]], np.int32)
+    found = [_replay(evidence, each, number, model) for number, each in enumerate(sequences_of(evidence))]
+    return Replay(
+        tuple(each.ids[each.n_prompt :] for each in found),
+        tuple(each.finish_reason for each in found),
+        _root(evidence, found),
+        tuple(each.logits_sha256 for each in found),
+    )
+
+
+def _replay(evidence: Mapping[str, Any], said: Mapping[str, Any], number: int, model: Model) -> _Sequence:
+    n_prompt = len(said["prompt_ids"])
+    ids = np.array([*said["prompt_ids"], *said["token_ids"]], np.int32)
     if ids.max() >= model.config.vocab_size:
         raise ShapeError("token id", expected=f"below {model.config.vocab_size}", got=int(ids.max()))
-    sampler = Sampler(
-        sampling_of(evidence), model.config.vocab_size, ids[:n_prompt], evidence["sampling"].get("sequence", 0)
-    )
-    told = Generation(ids[:n_prompt], min(n_prompt + run["max_tokens"], len(ids) + 1), sampler, model.tokenizer)
+    params = replace(sampling_of(evidence), max_tokens=said["max_tokens"])
+    sampler = Sampler(params, model.config.vocab_size, ids[:n_prompt], number)
+    told = Generation(ids[:n_prompt], min(n_prompt + said["max_tokens"], len(ids) + 1), sampler, model.tokenizer)
     columns: dict[int, bytes] = {}
     hidden: dict[int, bytes] = {}
     executor, plan = model.engine.executor, model.plan
@@ -127,10 +145,8 @@ def replay(evidence: Mapping[str, Any], model: Model) -> Replay:
         if told.n_tokens > n_prompt and told.tokens[told.n_tokens - 1] != ids[told.n_tokens - 1]:
             break
     outcome = told.result()
-    all_ids = [*outcome.prompt_ids, *outcome.token_ids]
-    return Replay(
-        outcome.token_ids, outcome.finish_reason, _root(evidence, all_ids, columns, hidden), _last_logits(model, ids, position)
-    )  # fmt: skip
+    all_ids = (*outcome.prompt_ids, *outcome.token_ids)
+    return _Sequence(all_ids, n_prompt, outcome.finish_reason, columns, hidden, _last_logits(model, ids, position))
 
 
 def _batch(ids: Any, start: int, end: int, chooses: bool, n_candidates: int) -> Batch:
@@ -145,15 +161,17 @@ def _batch(ids: Any, start: int, end: int, chooses: bool, n_candidates: int) -> 
     )
 
 
-def _root(
-    evidence: Mapping[str, Any], ids: list[int], columns: Mapping[int, bytes], hidden: Mapping[int, bytes]
-) -> str | None:
+def _root(evidence: Mapping[str, Any], found: Sequence[_Sequence]) -> str | None:
     """The trace root of what was forwarded, under the record's run and nonce; None where the record has none."""
-    said = evidence["trace"]
-    if said is None:
+    trace = evidence["trace"]
+    if trace is None:
         return None
-    n_prompt = len(evidence["run"]["prompt_ids"])
-    leaves = trace_leaves(bytes.fromhex(said["run"]), said["nonce"], ids, said["first"], n_prompt, columns, hidden)
+    run, leaves = bytes.fromhex(trace["run"]), []
+    for said, one in zip(sequences_of(evidence), found, strict=True):
+        made = trace_leaves(run, trace["nonce"], one.ids, said["n_cached"], one.n_prompt, one.columns, one.hidden)
+        if made is None:
+            return None
+        leaves += made
     return trace_root(leaves).hex() if leaves else None
 
 
@@ -214,25 +232,38 @@ def _tokenizer_check(evidence: Mapping[str, Any], model: Model) -> Check:
 
 
 def _compare(evidence: Mapping[str, Any], found: Replay, level: str, how: str) -> list[Check]:
-    run, said = evidence["run"], evidence["trace"]
-    ids = tuple(run["token_ids"])
-    n_same = next(
-        (i for i, pair in enumerate(zip(ids, found.token_ids, strict=False)) if pair[0] != pair[1]),
-        len(found.token_ids),
+    said, trace = sequences_of(evidence), evidence["trace"]
+    pairs = [(tuple(s["token_ids"]), ids) for s, ids in zip(said, found.token_ids, strict=True)]
+    n_same = [_n_equal(*pair) for pair in pairs]
+    n = sum(len(ids) for ids, _ in pairs)
+    ends = [s["finish_reason"] for s in said]
+    same = all(ids == again for ids, again in pairs) and tuple(ends) == found.finish_reasons
+    told = f"{level}: {sum(n_same)}/{n} ids and trace root equal (replayed, {how})"
+    told = (
+        told
+        if len(said) == 1
+        else f"{level}: {sum(n_same)}/{n} ids of {len(said)} sequences and trace root equal (replayed, {how})"
     )
-    same = found.token_ids == ids and found.finish_reason == run["finish_reason"]
-    told = f"{level}: {n_same}/{len(ids)} ids and trace root equal (replayed, {how})"
     if not same:
-        told = f"{n_same}/{len(ids)} ids, {found.finish_reason}"
-    hint = f"The replay parts from the record at token {n_same}: other tokens were told than were chosen"
-    checks = [check("replay_ids", LEVEL, same, told, f"{len(ids)} ids, {run['finish_reason']}", hint)]
-    if said is None:
+        told = f"{sum(n_same)}/{n} ids, {' '.join(sorted(set(found.finish_reasons)))}"
+    at = next((i for i, (ids, again) in enumerate(pairs) if ids != again), 0)
+    where = f"token {n_same[at]}" + (f" of sequence {at}" if len(said) > 1 else "")
+    hint = f"The replay parts from the record at {where}: other tokens were told than were chosen"
+    checks = [check("replay_ids", LEVEL, same, told, f"{n} ids, {' '.join(sorted(set(ends)))}", hint)]
+    if trace is None:
         checks.append(check("replay_trace", LEVEL, None, None, None, "The run left no trace to compare"))
     elif same:
         hint = "Another computation came to these tokens"
-        checks.append(check("replay_trace", LEVEL, found.root == said["root"], said["root"], found.root, hint))
-    logits = run["logits_sha256"]
-    if same and logits is not None:
+        checks.append(check("replay_trace", LEVEL, found.root == trace["root"], trace["root"], found.root, hint))
+    logits = [s["logits_sha256"] for s in said]
+    wrong = [(a, b) for a, b in zip(logits, found.logits_sha256, strict=True) if a not in (None, b)]
+    if same and any(logits):
         hint = "The last logits are not those of this model and text"
-        checks.append(check("replay_logits", LEVEL, found.logits_sha256 == logits, logits, found.logits_sha256, hint))
+        first = wrong[0] if wrong else (logits[0], found.logits_sha256[0])
+        checks.append(check("replay_logits", LEVEL, not wrong, *first, hint))
     return checks
+
+
+def _n_equal(ids: Sequence[int], again: Sequence[int]) -> int:
+    """Tokens up to the first that differs."""
+    return next((i for i, (a, b) in enumerate(zip(ids, again, strict=False)) if a != b), min(len(ids), len(again)))

@@ -13,6 +13,7 @@ from tritium.engine.generate import Generation
 from tritium.engine.kv import blocks_for
 from tritium.engine.sampling import Sampler, SamplingParams
 from tritium.errors import ShapeError
+from tritium.evidence.trace import sequences_of
 from tritium.executor import single_sequence
 from tritium.gates import Check, Policy, check
 from tritium.profile import PROFILE_HASH
@@ -50,17 +51,17 @@ def is_foreign(evidence: Mapping[str, Any]) -> bool:
     return bool(evidence["plan"]["profile_hash"] != PROFILE_HASH)
 
 
-def follow(run: Mapping[str, Any], params: SamplingParams, model: Model) -> Agreement:
-    """Forward prompt and recorded tokens, whatever would be chosen here, and compare each with the best.
+def follow(said: Mapping[str, Any], params: SamplingParams, model: Model) -> Agreement:
+    """Forward a prompt and its recorded tokens, whatever would be chosen here, and compare each with the best.
 
     Errors: NumericsError; ShapeError for ids beyond the vocabulary.
     """
-    n_prompt = len(run["prompt_ids"])
-    ids = np.array([*run["prompt_ids"], *run["token_ids"]], np.int32)
+    n_prompt = len(said["prompt_ids"])
+    ids = np.array([*said["prompt_ids"], *said["token_ids"]], np.int32)
     if ids.max() >= model.config.vocab_size:
         raise ShapeError("token id", expected=f"below {model.config.vocab_size}", got=int(ids.max()))
     sampler = Sampler(params, model.config.vocab_size, ids[:n_prompt])
-    told = Generation(ids[:n_prompt], min(n_prompt + run["max_tokens"], len(ids) + 1), sampler, model.tokenizer)
+    told = Generation(ids[:n_prompt], min(n_prompt + said["max_tokens"], len(ids) + 1), sampler, model.tokenizer)
     gaps = []
     table = np.arange(blocks_for(len(ids)), dtype=np.int32)
     position, plan = 0, model.plan
@@ -74,7 +75,7 @@ def follow(run: Mapping[str, Any], params: SamplingParams, model: Model) -> Agre
             assert logits is not None
             gaps.append(logits.max(axis=1) - logits[np.arange(end - position), ids[position + 1 : end + 1]])
         position = end
-    for token in run["token_ids"]:
+    for token in said["token_ids"]:
         if told.is_ended:
             break
         told.accept(int(token), None)
@@ -89,22 +90,26 @@ def tolerant_check(
 
     Errors: those of ``follow``.
     """
-    run = evidence["run"]
+    said = sequences_of(evidence)
     least, margin = policy.get("replay", "least_agreement"), policy.get("replay", "margin")
-    bound = f"{100 * least:g} % first choices, the others within {margin:g} of them, {run['finish_reason']}"
+    ends = " ".join(sorted({s["finish_reason"] for s in said}))
+    bound = f"{100 * least:g} % first choices, the others within {margin:g} of them, {ends}"
     if params.temperature != 0 or params.has_penalties or params.logit_bias:
         hint = "Only greedy choices, without penalties and biases, can be followed in another arithmetic"
         return check(TOLERANT, LEVEL, None, "a sampled run of another profile", bound, hint)
-    found = follow(run, params, model)
-    n = len(found.gaps)
-    if (found.n_followed, found.finish_reason) != (n, run["finish_reason"]):
-        said = f"{found.n_followed}/{n} ids, {found.finish_reason}"
-        return check(TOLERANT, LEVEL, False, said, bound, "The text has another end by its own rules")
-    told = f"{found.n_equal}/{n} ids are the first choice, the others within {found.widest:.3g} of it"
-    if not found.widest <= margin:
-        at = int(np.argmin(found.gaps <= margin))
-        hint = f"Token {at} is no choice of this model after this text, in any arithmetic close to ours"
-        return check(TOLERANT, LEVEL, False, told, bound, hint)
-    if found.n_equal < least * n:
+    found = [follow(each, params, model) for each in said]
+    for each, one in zip(said, found, strict=True):
+        n = len(one.gaps)
+        if (one.n_followed, one.finish_reason) != (n, each["finish_reason"]):
+            came = f"{one.n_followed}/{n} ids, {one.finish_reason}"
+            return check(TOLERANT, LEVEL, False, came, bound, "The text has another end by its own rules")
+    n, n_equal, widest = sum(len(f.gaps) for f in found), sum(f.n_equal for f in found), max(f.widest for f in found)
+    told = f"{n_equal}/{n} ids are the first choice, the others within {widest:.3g} of it"
+    for number, one in enumerate(found):
+        if not one.widest <= margin:
+            at = f"Token {int(np.argmin(one.gaps <= margin))}" + (f" of sequence {number}" if number else "")
+            hint = f"{at} is no choice of this model after this text, in any arithmetic close to ours"
+            return check(TOLERANT, LEVEL, False, told, bound, hint)
+    if n_equal < least * n:
         return check(TOLERANT, LEVEL, None, told, bound, "Near ties, but too many of them; a longer run may decide")
     return check(TOLERANT, LEVEL, True, f"E5d: {told} (profile {evidence['plan']['profile']}, followed, {how})", bound)

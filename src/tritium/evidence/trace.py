@@ -3,8 +3,8 @@
 The leaf of a forwarded position is DOMAIN ‖ run (16 bytes) ‖ length of the nonce (u8) ‖ nonce ‖ position ‖ token_in ‖ column ‖
 hidden ‖ token_out, numbers as little-endian u32, hashes 32 bytes. ``column`` commits to the quantized rows of the position in
 all layers, ``hidden`` to the row that the head multiplied (``types.StepResult``); zeros, and NO_TOKEN as token_out, where no
-logits were asked for. The root is that of RFC 6962. No part depends on chunks, batches, threads or instruction sets: a replay
-comes to the same.
+logits were asked for. The root is that of RFC 6962, over the leaves of one sequence after the other. No part depends on chunks,
+batches, threads or instruction sets: a replay comes to the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 from tritium.receipts import merkle
 
@@ -24,6 +25,18 @@ DIGEST = 32
 def ids_hash(ids: Sequence[int]) -> str:
     """SHA-256 of token ids as little-endian u32."""
     return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
+
+
+def outputs_hash(digests: Sequence[str | None]) -> str | None:
+    """The hash of one sequence as it is; of several, SHA-256 of their hashes' bytes in order. None where one is missing."""
+    if len(digests) == 1 or None in digests:
+        return digests[0] if len(digests) == 1 else None
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests if digest)).hexdigest()
+
+
+def sequences_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Prompts and tokens of a receipt: the run's own, then the others of a batch."""
+    return [evidence["run"], *evidence.get("batch", {"others": ()})["others"]]
 
 
 def note_rows(rows: MutableMapping[int, bytes], first: int, digests: bytes) -> None:

@@ -162,7 +162,10 @@ def _notes(value: Mapping[str, Any], checks: Iterable[Check]) -> dict[str, str]:
         return notes
     run, ledger = facts.run, facts.ledger
     body = next(f for f in ledger["families"] if f["family"] == "body")
-    notes["output"] = f"{len(run['token_ids'])}/{run['max_tokens']} ids, {run['finish_reason']}"
+    together = f", {len(facts.sequences)} sequences" if len(facts.sequences) > 1 else ""
+    ends = " or ".join(sorted({s["finish_reason"] for s in facts.sequences}))
+    notes["output"] = f"{facts.n_ids}/{sum(s['max_tokens'] for s in facts.sequences)} ids{together}, {ends}"
+    notes["speed"] += f" of {len(facts.sequences)} sequences together" if together else ""
     replayed = [str(c.value) for c in checks if c.id in REEXECUTED and c.status == "PASS"]
     notes["output"] = replayed[0] if replayed else notes["output"]
     notes["model"] = f"{facts.config['architecture']} {facts.model['sha256'][:16]}"
@@ -170,9 +173,9 @@ def _notes(value: Mapping[str, Any], checks: Iterable[Check]) -> dict[str, str]:
         f"body MACs {body['macs'] + body['macs_skipped']}; quantized fraction {ledger['quantized_fraction']:.3f}"
     )
     probe = facts.evidence["bandwidth"]
-    decode = [p for p in run["passes"] if p["n_tokens"] == 1]
+    decode = {i: p["ns"] for i, p in enumerate(run["passes"]) if p["n_tokens"] == p["n_outputs"]}
     if probe and decode:
-        speed_now = sum(map(facts.pass_bytes, decode)) / sum(p["ns"] for p in decode)
+        speed_now = sum(map(facts.pass_bytes, decode)) / sum(decode.values())
         notes["speed"] += (
             f", {speed_now:.3g} GB/s = {100 * speed_now / probe['median_gb_per_s']:.0f} % of the read bandwidth"
         )

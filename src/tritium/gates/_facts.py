@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -20,6 +20,28 @@ SCREENED_HEAD = ("screen", "threshold", "refine", "rescore")
 def ids_hash(ids: Sequence[int]) -> str:
     """SHA-256 of token ids as little-endian u32."""
     return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
+
+
+def outputs_hash(digests: Sequence[str | None]) -> str | None:
+    """A single hash as it is; of several, SHA-256 of their bytes in order. None where one is missing."""
+    if len(digests) == 1 or None in digests:
+        return digests[0] if len(digests) == 1 else None
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests if digest)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of one sequence in a pass; ``is_due`` where the token after them is chosen."""
+
+    sequence: int
+    position: int
+    n_tokens: int
+    is_due: bool
+
+    @property
+    def n_seen(self) -> int:
+        """Keys that its tokens look at: Σ (pos + 1)."""
+        return self.n_tokens * self.position + self.n_tokens * (self.n_tokens + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,46 @@ class Facts:
     def run(self) -> Mapping[str, Any]:
         """The recorded run. Errors: KeyError without evidence."""
         return self._part("run")
+
+    @cached_property
+    def sequences(self) -> tuple[Mapping[str, Any], ...]:
+        """What was decoded together: the run's own sequence, and the others of a batch."""
+        others = self._part("batch")["others"] if self.evidence and "batch" in self.evidence else ()
+        return (self.run, *others)
+
+    @cached_property
+    def n_ids(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(each["token_ids"]) for each in self.sequences)
+
+    @cached_property
+    def passes(self) -> tuple[tuple[Part, ...], ...]:
+        """What each pass forwarded of which sequence. Errors: IndexError for a sequence that is not there."""
+        return tuple(tuple(self._parts(p)) for p in self.run["passes"])
+
+    def _parts(self, p: Mapping[str, Any]) -> Iterator[Part]:
+        for sequence, position, n in p.get("parts", [[0, p["position"], p["n_tokens"]]]):
+            yield Part(sequence, position, n, position + n >= self.sequences[sequence]["n_prompt"])
+
+    @cached_property
+    def n_seen(self) -> int:
+        """Keys that all forwarded tokens looked at."""
+        return sum(part.n_seen for parts in self.passes for part in parts)
+
+    @cached_property
+    def last_ns(self) -> int:
+        """When the last token was chosen."""
+        return max(int(each["token_ns"][-1]) for each in self.sequences)
+
+    @cached_property
+    def first_ns(self) -> int:
+        """When every sequence had its first token."""
+        return max(int(each["token_ns"][0]) for each in self.sequences)
+
+    @cached_property
+    def n_decoded(self) -> int:
+        """Tokens that were chosen after that."""
+        return sum(t > self.first_ns for each in self.sequences for t in each["token_ns"])
 
     @cached_property
     def model(self) -> Mapping[str, Any]:
@@ -156,11 +218,17 @@ class Facts:
         width: int = self.config["head_dim"]
         return width + 4 if ATTENTION + INT8 in ops else 2 * width
 
-    def pass_bytes(self, one: Mapping[str, int]) -> int:
-        """Unique bytes that a pass touches: body, head if it gave logits, keys and values up to its last position."""
+    def pass_bytes(self, number: int) -> int:
+        """Unique bytes that a pass touches: body, head if it gave logits, keys and values up to each sequence's last position.
+
+        What sequences took from the cache of others may be the same: only the longest of these counts.
+        """
+        one, parts = self.run["passes"][number], self.passes[number]
         head = self.head_bytes if one["n_outputs"] else 0
         linear = self.decode_bytes if one["n_tokens"] == 1 else self.linear_bytes
-        return linear + head + self.cache_bytes(one["position"] + one["n_tokens"])
+        cached = [self.sequences[part.sequence]["n_cached"] for part in parts]
+        own = sum(part.position + part.n_tokens - n for part, n in zip(parts, cached, strict=True))
+        return linear + head + self.cache_bytes(own + max(cached))
 
     def pass_macs(self, one: Mapping[str, int]) -> int:
         """Multiply-accumulates of a pass in its linear layers."""

@@ -63,7 +63,7 @@ def _passes(facts: Facts, policy: Policy, measured: float | None, ceiling: float
     cache, is_told = _last_level(facts, policy)
     worst, at = 0.0, 0
     for i, p in enumerate(facts.run["passes"]):
-        speed = max(facts.pass_bytes(p) - cache, 0) / p["ns"]
+        speed = max(facts.pass_bytes(i) - cache, 0) / p["ns"]
         if speed > worst:
             worst, at = speed, i
     hint = f"pass {at} is faster than memory, with {cache} bytes of cache taken off"

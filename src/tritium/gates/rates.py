@@ -14,30 +14,33 @@ STAGE_OF = {"embedding": "embed", HEAD: "logits", **dict.fromkeys(SCREENED_HEAD,
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
-    """decode tok/s = (n − 1)/(t_n − t_1); prefill = t_1; a ratio near a power of 1000 is a unit."""
+    """decode tok/s = (n − 1)/(t_n − t_1); prefill = t_1; a ratio near a power of 1000 is a unit.
+
+    Of a batch: t_1 is when the last sequence had its first token, and n − 1 the tokens of all sequences after it.
+    """
     if facts.evidence is None:
         yield check(
             "decode_rate", "E1", None, facts.tokens_per_second, None, "No raw token times stand beside the speed"
         )
         yield from (not_applicable(name, "E1", "no raw times") for name in ("prefill_rate", "units", "stages"))
         return
-    times = facts.run["token_ns"]
     tolerance = policy.get("arithmetic", "rate_tolerance")
     ratios = []
-    claimed, n = facts.tokens_per_second, len(times)
-    if n < 2 and claimed is None:
+    claimed, n = facts.tokens_per_second, facts.n_decoded
+    is_single = max(len(s["token_ns"]) for s in facts.sequences) < 2
+    if is_single and claimed is None:
         yield not_applicable("decode_rate", "E1", "one token has no decode rate")
-    elif n < 2:
+    elif is_single:
         yield check("decode_rate", "E1", False, claimed, None, "One token has no decode rate")
-    elif times[-1] <= times[0] or claimed is None:
+    elif facts.last_ns <= facts.first_ns or claimed is None:
         yield check("decode_rate", "E1", False, claimed, "a rate", "The last token must come after the first")
     else:
-        rate = (n - 1) / (times[-1] - times[0]) * 1e9
+        rate = n / (facts.last_ns - facts.first_ns) * 1e9
         ratios.append(claimed / rate)
         near = abs(claimed / rate - 1) <= tolerance
         yield check("decode_rate", "E1", near, claimed, rate, "(n − 1)/(t_n − t_1) of the raw times is another speed")
     prefill = facts.data["prefill_ms"]
-    true = times[0] / 1e6
+    true = facts.first_ns / 1e6
     near = prefill is not None and abs(prefill / true - 1) <= tolerance
     yield check("prefill_rate", "E1", near, prefill, true, "The time to the first token is another one")
     ratios += [prefill / true] if prefill else []
@@ -60,7 +63,7 @@ def _unit(ratio: float) -> str | None:
 
 def _stages(facts: Facts, policy: Policy) -> Check:
     stages = facts.evidence["stages"] if facts.evidence else []
-    wall = facts.run["token_ns"][-1]
+    wall = facts.last_ns
     total = sum(s["ns"] for s in stages)
     slack = policy.get("arithmetic", "stage_slack")
     if total > wall * (1 + slack):
@@ -81,8 +84,10 @@ def _stages(facts: Facts, policy: Policy) -> Check:
     for name, ns in counted.items():
         if given[name] != ns:
             return check("stages", "E1", False, given[name], ns, f"{name}: not what its steps took in the ledger")
-    ends = [p["start_ns"] + p["ns"] for p in facts.run["passes"] if p["n_outputs"]]
-    gaps = sum(t - end for t, end in zip(facts.run["token_ns"], ends, strict=False))
+    gaps, rows = 0, [iter(s["token_ns"]) for s in facts.sequences]
+    for p, parts in zip(facts.run["passes"], facts.passes, strict=True):
+        chosen = [next(rows[part.sequence], 0) for part in parts if part.is_due]
+        gaps += max(chosen) - p["start_ns"] - p["ns"] if chosen else 0
     return check(
         "stages", "E1", given["sample"] == gaps, given["sample"], gaps, "sample: not the time from passes to tokens"
     )

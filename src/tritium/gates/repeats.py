@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritium.gates._check import Check, check
-from tritium.gates._facts import Facts
+from tritium.gates._facts import Facts, outputs_hash
 from tritium.gates._policy import Policy
 
 
@@ -15,10 +15,12 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     if facts.evidence is None:
         yield check("repeats", "E1", None, claimed, "two runs with equal hashes", "Nothing shows it")
         return
-    repeats, run = facts.evidence["repeats"], facts.run
-    times = run["token_ns"]
-    recorded = {"output_sha256": run["output_sha256"], "logits_sha256": run["logits_sha256"],
-                "n_tokens": len(run["token_ids"]), "decode_ns": times[-1] - times[0]}  # fmt: skip
+    repeats = facts.evidence["repeats"]
+    each = facts.sequences
+    outputs, logits = (outputs_hash([s[name] for s in each]) for name in ("output_sha256", "logits_sha256"))
+    recorded: dict[str, object] = {"output_sha256": outputs, "logits_sha256": logits, "n_tokens": facts.n_ids,
+                                   "decode_ns": facts.last_ns - facts.first_ns}  # fmt: skip
+    recorded |= {"n_decoded": facts.n_decoded} if len(each) > 1 else {}
     if repeats[0] != recorded:
         yield check(
             "repeats", "E1", False, str(repeats[0])[:60], str(recorded)[:60], "The first run is not the recorded one"

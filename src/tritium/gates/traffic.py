@@ -101,8 +101,7 @@ def _expected(facts: Facts, s: StepWork, names: list[str]) -> int | None:
 
 def _cache(facts: Facts) -> Check:
     c = facts.config
-    seen = sum(p["n_tokens"] * p["position"] + p["n_tokens"] * (p["n_tokens"] + 1) // 2 for p in facts.run["passes"])
-    read = 2 * facts.vector_bytes * c["n_kv_heads"] * seen
+    read = 2 * facts.vector_bytes * c["n_kv_heads"] * facts.n_seen
     expected = {ATTENTION: read, "rope_kv": 4 * c["head_dim"] * facts.n_forwarded}
     for s in facts.steps:
         if s.op in expected and s.bytes != expected[s.op]:

@@ -21,7 +21,7 @@ MAX_CANDIDATES = 1024
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
-    """T = n_prompt − n_cached + n_gen − 1 positions, Σ out·in·T in linear layers, attention over Σ (pos + 1), the head's rows."""
+    """T = n_prompt − n_cached + n_gen − 1 positions a sequence, Σ out·in·T, attention over Σ (pos + 1), the head's rows."""
     if facts.evidence is None:
         yield from (check(name, "E3", None, hint="No ledger: strings prove nothing") for name in NAMES)
         return
@@ -37,22 +37,25 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
 
 def _positions(facts: Facts) -> Check:
     run = facts.run
-    expected = run["n_prompt"] - run["n_cached"] + len(run["token_ids"]) - 1
+    expected = sum(s["n_prompt"] - s["n_cached"] + len(s["token_ids"]) - 1 for s in facts.sequences)
     got = facts.n_forwarded
     if not (got == expected == facts.ledger["n_tokens"]):
         return check("positions", "E3", False, f"{got} forwarded, {facts.ledger['n_tokens']} counted", expected,
-                     "prompt − reused + generated − 1 positions are forwarded")  # fmt: skip
-    at = run["n_cached"]
-    for i, p in enumerate(run["passes"]):
-        if p["position"] != at:
-            return check(
-                "positions", "E3", False, p["position"], at, f"pass {i} does not go on where the last one ended"
-            )
-        at += p["n_tokens"]
+                     "prompt − reused + generated − 1 positions are forwarded, of each sequence")  # fmt: skip
+    at = [s["n_cached"] for s in facts.sequences]
+    for i, (p, parts) in enumerate(zip(run["passes"], facts.passes, strict=True)):
+        for part in parts:
+            if part.position != at[part.sequence]:
+                return check("positions", "E3", False, part.position, at[part.sequence],
+                             f"pass {i} does not go on where the last one ended")  # fmt: skip
+            at[part.sequence] += part.n_tokens
         # Logits are computed once the known tokens are all forwarded.
-        is_due = at >= run["n_prompt"]
-        if p["n_outputs"] != int(is_due):
-            return check("positions", "E3", False, p["n_outputs"], int(is_due), f"rows of logits of pass {i}")
+        due = sum(part.is_due for part in parts)
+        if p["n_outputs"] != due:
+            return check("positions", "E3", False, p["n_outputs"], due, f"rows of logits of pass {i}")
+    ends = [s["n_prompt"] + len(s["token_ids"]) - 1 for s in facts.sequences]
+    if at != ends:
+        return check("positions", "E3", False, str(at[:4]), str(ends[:4]), "Sequences end where others do")
     good = facts.ledger["n_steps"] == len(run["passes"])
     return check(
         "positions", "E3", good, facts.ledger["n_steps"], len(run["passes"]), "The executor counted other passes"
@@ -181,8 +184,7 @@ def _skips(facts: Facts) -> Check:
 
 def _attention(facts: Facts) -> Check:
     c = facts.config
-    seen = sum(p["n_tokens"] * p["position"] + p["n_tokens"] * (p["n_tokens"] + 1) // 2 for p in facts.run["passes"])
-    expected = 2 * c["n_heads"] * c["head_dim"] * seen
+    expected = 2 * c["n_heads"] * c["head_dim"] * facts.n_seen
     rows = [s for s in facts.steps if s.op == ATTENTION]
     wrong = next((s for s in rows if s.macs + s.macs_skipped != expected), None)
     if wrong is not None:

@@ -17,11 +17,13 @@ from tritium.receipts.files import write_text
 from tritium.receipts.strict_json import text_of
 
 SCHEMA_VERSION = "1.0.0"
-EVIDENCE_VERSION = "1.1"
+EVIDENCE_VERSION = "1.2"
+READ_EVIDENCE = ("1.1", "1.2")
 READ_VERSIONS = ("1.0.0", "1.0")
 DEFAULT_PATH = "ci/inference.json"
 MAX_KERNEL_ID = 128
 MAX_KERNELS = 10_000
+MAX_SEQUENCES = 4096
 
 Schema = dict[str, Any]
 
@@ -70,8 +72,23 @@ _PASS = _object(
         "position": _count(),
         "n_tokens": _count(1),
         "n_outputs": _count(),
-    }
+        "parts": _list(_list(_count(), 3, 3), 1, MAX_SEQUENCES),
+    },
+    optional=("parts",),
 )
+_SEQUENCE = {
+    "n_prompt": _count(1),
+    "n_cached": _count(),
+    "max_tokens": _count(1),
+    "prompt_ids": _list(_count(0, 1 << 24), 1),
+    "prompt_sha256": _SHA256,
+    "token_ids": _list(_count(0, 1 << 24), 1),
+    "output_sha256": _SHA256,
+    "logits_sha256": _maybe(_SHA256),
+    "finish_reason": {"type": "string", "enum": ["stop", "length"]},
+    "finish_detail": _text(),
+    "token_ns": _list(_count(1), 1),
+}
 _RUN = _object(
     {
         "threads": _count(1, 1024),
@@ -83,25 +100,16 @@ _RUN = _object(
         "peak_rss_bytes": _count(1),
         "major_faults": _count(),
         "involuntary_switches": _count(),
-        "n_prompt": _count(1),
-        "n_cached": _count(),
-        "max_tokens": _count(1),
-        "prompt_ids": _list(_count(0, 1 << 24), 1),
-        "prompt_sha256": _SHA256,
-        "token_ids": _list(_count(0, 1 << 24), 1),
-        "output_sha256": _SHA256,
-        "logits_sha256": _maybe(_SHA256),
-        "finish_reason": {"type": "string", "enum": ["stop", "length"]},
-        "finish_detail": _text(),
+        **_SEQUENCE,
         "end_ids": _list(_count(0, 1 << 24)),
         "ignore_eos": _BOOLEAN,
-        "token_ns": _list(_count(1), 1),
         "passes": _list(_PASS, 1),
         "anonymous_bytes": _maybe(_count()),
         "file_backed_bytes": _maybe(_count()),
     },
     optional=("anonymous_bytes", "file_backed_bytes"),
 )
+_BATCH = _object({"n_sequences": _count(2, MAX_SEQUENCES), "others": _list(_object(_SEQUENCE), 1, MAX_SEQUENCES - 1)})
 _SAMPLING = _object(
     {
         "temperature": _number(0, 1e6),
@@ -124,7 +132,9 @@ _REPEAT = _object(
         "logits_sha256": _maybe(_SHA256),
         "n_tokens": _count(1),
         "decode_ns": _count(),
-    }
+        "n_decoded": _count(),
+    },
+    optional=("n_decoded",),
 )
 _CONFIG = _object(
     {
@@ -254,8 +264,9 @@ _SIZES = _object(
 )
 EVIDENCE: Schema = _object(
     {
-        "version": {"type": "string", "enum": [EVIDENCE_VERSION]},
+        "version": {"type": "string", "enum": list(READ_EVIDENCE)},
         "run": _RUN,
+        "batch": _BATCH,
         "sampling": _SAMPLING,
         "repeats": _list(_REPEAT, 1, 1000),
         "stages": _list(_STAGE, 4, 4),
@@ -268,7 +279,7 @@ EVIDENCE: Schema = _object(
         "bandwidth": _maybe(_BANDWIDTH),
         "microbenchmarks": _list(_SIZES),
     },
-    optional=("microbenchmarks",),
+    optional=("batch", "microbenchmarks"),
 )
 _BASELINE_STAGE = _object({"name": _text(), "us": _number(0), "percent": _number(0, 100), "nbytes": _count(1)},
                           optional=("percent", "nbytes"))  # fmt: skip
