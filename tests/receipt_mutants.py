@@ -145,7 +145,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     (r"evidence\.sampling\..*", "replay decides whether these parameters give these tokens"),
     (r"evidence\.plan\.(graph_hash|hash|profile|profile_hash)", "replay computes it again"),
     (r"evidence\.trace\..*|evidence\.model\.tokenizer_sha256", "replay computes it again"),
-    (r"evidence\.(run|repeats\.\*)\.logits_sha256|evidence\.run\.finish_detail", "replay computes it again"),
+    (r"evidence\.(run|repeats\.\*)\.logits_sha256|evidence\.(run|batch\.others\.\*)\.finish_detail", "replay computes it again"),
     (r"evidence\.run\.(user_ns|system_ns|(peak_rss|anonymous|file_backed)_bytes|major_faults|involuntary_switches)",
      "a cost that may have any value within its bounds; the speed does not rest on it"),
     (r"evidence\.run\.(end_ids.*|ignore_eos)", "end tokens that did not occur change nothing"),
