@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 import at_once
+import longer_limits
 import native_builds
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if native is not None:
         native_builds.use(native)
     at_once.register(config)
+    config.pluginmanager.register(longer_limits)
 
 
 @pytest.fixture(scope="session")

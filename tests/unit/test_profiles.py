@@ -11,6 +11,7 @@ from pathlib import Path
 
 HANGING = """
 import ctypes, time
+import pytest
 
 def test_passes():
     print("a passing test is quiet")
@@ -19,6 +20,10 @@ def test_fails():
     print("what a failing", "test printed")
     assert 1 == 2
 
+@pytest.mark.timeout(20)
+def test_has_a_longer_limit():
+    time.sleep(3)
+
 def test_hangs_in_native_code_that_keeps_the_interpreter():
     ctypes.PyDLL(None).usleep(60_000_000)
 """
@@ -26,9 +31,11 @@ CONFTEST = """
 import sys
 sys.path.insert(0, {tests!r})
 import at_once
+import longer_limits
 
 def pytest_configure(config):
     at_once.register(config)
+    config.pluginmanager.register(longer_limits)
 """
 
 
@@ -78,4 +85,5 @@ def test_a_hang_ends_and_only_failures_are_printed(repository: Path, tmp_path: P
     )  # the worker was ended; xdist says in which test
     cases = {case.get("name"): case for case in ET.parse(tmp_path / "junit.xml").iter("testcase")}
     assert cases["test_fails"].find("failure") is not None
-    assert cases["test_passes"].find("failure") is None
+    assert not list(cases["test_passes"])
+    assert not list(cases["test_has_a_longer_limit"])
