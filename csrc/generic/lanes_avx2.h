@@ -30,13 +30,16 @@ inline lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline lanes factor_at(const float* p) { return splat(*p); }
 inline lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline lanes load_first(const float* p, int64_t n) {
+  if (n >= 16) return load(p);
   return {_mm256_maskload_ps(p, first_dwords(n)), _mm256_maskload_ps(p + 8, first_dwords(n - 8))};
 }
 inline void store(float* p, lanes a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
 }
+// Whole registers first: a masked store costs as much as twenty whole ones.
 inline void store_first(float* p, lanes a, int64_t n) {
+  if (n >= 16) return store(p, a);
   _mm256_maskstore_ps(p, first_dwords(n), a.lo);
   _mm256_maskstore_ps(p + 8, first_dwords(n - 8), a.hi);
 }
