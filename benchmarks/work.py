@@ -59,7 +59,7 @@ class Group:
 DECODE = Work("tg32", "decode", 32, 9, 110)
 PROMPT = Work("pp128", "prefill", 128, 5, 70, without=(NOISE,))
 LARGE = Work("pp512", "prefill", 512, 5, 90, without=(NOISE, "llama.cpp tq2_0 f16", *SLOW))
-BATCH = Work("8 sequences, tg16", "batch", 16, 7, 20, sequences=8, without=(NOISE,), ours_only=True)
+BATCH = Work("tg16 of 8 sequences", "batch", 16, 7, 20, sequences=8, without=(NOISE,), ours_only=True)
 LONG_PROMPT = Work(
     f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, is_fresh=True
 )  # fmt: skip

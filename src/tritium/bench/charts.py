@@ -180,15 +180,88 @@ def roofline_chart(spots: Sequence[Spot], gb_per_s: float | None, ceiling_gmac: 
         return _svg(figure, "Roofline of the kernels")
 
 
-def _labels(spots: Sequence[Spot], floor: float, top: float) -> dict[int, float]:
+def _labels(spots: Sequence[Spot], floor: float, top: float, gap: float = 0.06) -> dict[int, float]:
     """Where the numbers of the spots stand, as a share of the axis: beside their spots, but never on one another."""
-    gap = 0.06
     found: dict[int, float] = {}
     for number, spot in sorted(enumerate(spots, 1), key=lambda item: item[1].gmac_per_s):
         place = math.log(spot.gmac_per_s / floor) / math.log(top / floor)
         near = [found[n] for n in found if 0.7 < spots[n - 1].intensity / spot.intensity < 1.4]
         found[number] = max([place, *(other + gap for other in near)])
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A kind of work of an engine in the roofline of a machine: products a byte, 10⁹ of them a second."""
+
+    label: str
+    intensity: float
+    gmac_per_s: float
+    is_ours: bool
+
+
+def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tuple[str, float]]) -> str:
+    """Whole runs under the limits of their machine: what it reads a second, and what each of ``ceilings`` multiplies."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(9.6, 5.6)
+        low, high = min(mark.intensity for mark in marks) / 1.6, max(mark.intensity for mark in marks) * 5
+        floor, top = min(mark.gmac_per_s for mark in marks) / 1.8, max(peak for _, peak in ceilings) * 1.5
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        end = max(peak for _, peak in ceilings) / gb_per_s
+        axes.plot([low, end], [gb_per_s * low, gb_per_s * end], color=LIMIT, linewidth=1.5)
+        at = math.sqrt(low * end)
+        axes.annotate(
+            f"{gb_per_s:.3g} GB/s",
+            (at, gb_per_s * at),
+            color=LIMIT,
+            ha="right",
+            xytext=(-6, 6),
+            textcoords="offset points",
+        )
+        for name, peak in ceilings:
+            axes.plot([peak / gb_per_s, high], [peak, peak], color=LIMIT, linewidth=1.3)
+            axes.annotate(
+                f"{name}: {peak:.0f} GMAC/s",
+                (high, peak),
+                color=LIMIT,
+                ha="right",
+                xytext=(-4, 5),
+                textcoords="offset points",
+            )
+        for is_ours, color in ((True, SERIES), (False, MUTED)):
+            chosen = [mark for mark in marks if mark.is_ours == is_ours]
+            axes.scatter(
+                [mark.intensity for mark in chosen], [mark.gmac_per_s for mark in chosen], s=64,
+                color=color, edgecolor=SURFACE, linewidth=1.2, zorder=3,
+            )  # fmt: skip
+        spots = [Spot(mark.label, mark.intensity, mark.gmac_per_s, 0.0) for mark in marks]
+        for number, place in _labels(spots, floor, top, gap=0.042).items():
+            mark = marks[number - 1]
+            axes.annotate(
+                mark.label, (mark.intensity, place), xycoords=("data", "axes fraction"), va="center", xytext=(9, 0),
+                textcoords="offset points", color=INK if mark.is_ours else MUTED, fontsize=9.5,
+            )  # fmt: skip
+        axes.set_xlabel("ternary products a byte")
+        axes.set_ylabel("GMAC/s")
+        steps = [a * 10**n for n in range(5) for a in (1, 2, 5)]
+        axes.set_xticks(steps, [f"{x:g}" for x in steps])
+        axes.set_yticks(steps, [f"{x:g}" for x in steps])
+        axes.minorticks_off()
+        axes.set_xlim(low, high)
+        axes.set_ylim(floor, top)
+        return _svg(figure, "Roofline of this machine")
+
+
+LIGHT = "--ink:#1c1d22;--muted:#62646f;--grid:#e3e1da;--series:#2f5fc4;--limit:#9a5b00;--surface:#ffffff"
+DARK = "--ink:#eceae4;--muted:#a5a7b3;--grid:#34363f;--series:#82a8ff;--limit:#e9b15c;--surface:#1d1f26"
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own, on a ground of its own, with colors for light and dark."""
+    style = f"<style>:root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}</style>"
+    ground = '<rect width="100%" height="100%" style="fill: var(--surface)"/>'
+    return re.sub(r"(<svg[^>]*>)", rf"\1{style}{ground}", svg, count=1)
 
 
 def bars_chart(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
