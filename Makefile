@@ -19,7 +19,7 @@ PROFILE ?= default
 SECONDS ?= 60
 PROMPT ?= ROMEO:
 
-.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-peers policy workflows docs fmt lint build stub wheel clean
+.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-publish bench-peers policy workflows docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -83,6 +83,10 @@ bench: build
 bench-quick: build
 	$(PY) -m benchmarks --quick
 
+# The page of performance from what make bench measured; docs and lint make and check it from what is committed.
+bench-publish: build
+	$(PY) -m benchmarks.document --publish build/bench
+
 bench-peers: $(LLAMA_CPP) $(if $(filter x86_64,$(shell uname -m)),$(LLAMA_CPP_AVX2))
 
 $(LLAMA_CPP):
@@ -112,6 +116,7 @@ $(TOOLS)/.stamp: Makefile
 
 docs: build
 	$(PY) scripts/generate_docs.py
+	$(PY) -m benchmarks.document
 
 fmt: $(STAMP)
 	$(VENV)/bin/ruff format .
@@ -123,6 +128,7 @@ lint: build
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) scripts/generate_docs.py --check
+	$(PY) -m benchmarks.document --check
 	@$(VENV)/bin/tritium docs-audit
 
 build: $(STAMP)

@@ -40,7 +40,7 @@ def report(session: Session) -> Iterable[str]:
         verdict = "identical bits" if len(set(hashes.values())) == 1 else "DIFFERENT"
         yield f"numerics · {name}: {verdict} of {CHECK_TOKENS} tokens' logits with {'; '.join(hashes)}"
     accepted = sum(receipt["verdict"] == "accepted" for receipt in session.receipts.values())
-    yield f"receipts · {accepted} of {len(session.receipts)} accepted; figures of sequences side by side are the trace's"
+    yield f"receipts · {accepted} of {len(session.receipts)} accepted"
     for line in session.missing:
         yield f"NOT MEASURED: {line}"
     for line in session.failures:

@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, PEAK, Phase
-from benchmarks.rows import OPS_CONTEXT, OPS_TOKENS, STATISTICS_TOKENS
+from benchmarks.rows import STATISTICS_TOKENS
+from benchmarks.session import OPS_CONTEXT, OPS_TOKENS
 from benchmarks.targets import F16, Q6_K, Run, targets
 from benchmarks.work import LONG_CONTEXT
 from tritium.bench.figures import REQUIRED, digits, read_sample
@@ -45,7 +46,7 @@ def publish(folder: Path, root: Path) -> Path:
         if jcs.digest(sample.receipt) != row["receipt_id"] or sample.problem is not None:
             raise FormatError("a receipt of the results", where=name, expected=row["receipt_id"], got=sample.problem)
         receipts[name] = sample.receipt
-    target = root / BASELINES / data["date"] / "bench"
+    target = root / BASELINES / str(data["date"]) / "bench"
     shutil.rmtree(target, ignore_errors=True)
     for name, receipt in receipts.items():
         write_text(target / name, json.dumps(receipt, separators=(",", ":"), ensure_ascii=False) + "\n")
@@ -59,7 +60,7 @@ def newest(root: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """A table, and an empty line."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
@@ -122,10 +123,10 @@ class Page:
                 yield f"**{word}:** {'; '.join(d[name])}."
         yield from (
             "",
-            "Every table states the limit measured beside it, round by round; figures are the middle of the rounds with the least and "
-            "the most. The weights have the shape of BitNet b1.58 2B4T (W1.58A8, 128 256 tokens) and planted statistics, unless "
-            "noise stands there; decoding is greedy and includes sampler and Python. A figure of ours with milliseconds or a rate "
-            f"behind it is the field of a receipt that the judge accepts at `{REQUIRED}`.",
+            "Every table states the limit measured beside it, round by round; figures are the middle of the rounds with the "
+            "least and the most. The weights have the shape of BitNet b1.58 2B4T (W1.58A8, 128 256 tokens) and planted "
+            "statistics, unless noise stands there; decoding is greedy and includes sampler and Python. A figure of ours with a "
+            f"unit behind it is the field of a receipt that the judge accepts at `{REQUIRED}`.",
             "",
             f"![Roofline: products a second over products a byte]({PICTURE.name})", "",
         )  # fmt: skip
@@ -134,7 +135,7 @@ class Page:
         """Targets."""
         found = list(targets(self.run))
         yield from ("## Targets", "")
-        yield from table(("speed, time, memory", "target", "measured", "verdict"), (t.as_row() for t in found))
+        yield from table(("target", "bound", "measured", "verdict"), (t.as_row() for t in found))
         missed = [t.name for t in found if t.verdict == "missed"]
         yield (
             f"Missed: {'; '.join(missed)}. The tables of ops show where the time goes."
@@ -179,7 +180,7 @@ class Page:
         )
         cost = "GMAC a token" if is_prompt else "MB a token"
         extra = ("% with attention",) if is_prompt else ()
-        head = ("speed of", cost, "limit, tok/s", "tok/s", "our receipt", "% of the limit", *extra, "ours over it")
+        head = ("engine", cost, "limit, tok/s", "tok/s", "our receipt", "% of the limit", *extra, "ours over it")
         yield from table(head, (self.engine(phase, name) for name in phase.heads))
 
     def engine(self, phase: Phase, name: str) -> Iterator[str]:
@@ -200,7 +201,7 @@ class Page:
     def receipt(self, phase: Phase, name: str) -> str:
         """The receipt's figure with the comment that binds it."""
         if name not in phase.receipts:
-            return "none yet: the trace's figures" if phase.kind == "batch" else "–"
+            return "–"
         file = phase.receipts[name]
         field, unit = ("prefill_ms", "ms") if phase.kind == "prefill" else ("tokens_per_second", "tok/s")
         value = self.receipts[file][field]
@@ -212,7 +213,7 @@ class Page:
         """Bytes of a token."""
         yield from ("## Bytes of a decoded token", "")
         yield from table(
-            ("decoding, MB a token", "body", "head", "cache", "other", "all", "products skipped, %"),
+            ("MB a token", "body", "head", "cache", "other", "all", "products skipped, %"),
             (self._budget(name, ops) for name, ops in self.data["ops"].items()),
         )
 
@@ -225,11 +226,11 @@ class Page:
         yield digits(100 * skipped / (skipped + sum(row["macs_per_token"] for row in ops["decode"])))
 
     def ops(self) -> Iterator[str]:
-        """Ops of decoding and prefill with both heads."""
-        for name in (F16, Q6_K):
-            ops = self.data["ops"].get(name)
-            for kind, rows in () if ops is None else (("decode", ops["decode"]), ("prefill", ops["prefill"])):
-                limits = ops["limits"]
+        """Ops of decoding with both heads, and of prefill, where the head is hardly seen."""
+        for name, kind in ((F16, "decode"), (Q6_K, "decode"), (F16, "prefill")):
+            if name in self.data["ops"]:
+                ops = self.data["ops"][name]
+                rows, limits = ops[kind], ops["limits"]
                 yield from (f"## Ops of {kind}: {name}", "")
                 after = "After" if kind == "decode" else "A prompt of"
                 reads, multiplies = (digits(limits[n]) for n in ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s"))
@@ -260,7 +261,7 @@ class Page:
         )  # fmt: skip
         head = ("model", "zero trits, %", "zeros before down, %", "cosine", "zero gates, %", "zero codes, %",
                 "rows left at 4 bits", "at 8 bits")  # fmt: skip
-        yield from table(head, (_weights(n, found.get(n), left.get(n)) for n in dict.fromkeys((*found, *left))))
+        yield from table(head, (_weights(n, found.get(n, {}), left.get(n, {})) for n in dict.fromkeys((*found, *left))))
 
     def rest(self) -> Iterator[str]:
         """Loading, memory, overhead, the int8 cache."""
@@ -304,18 +305,18 @@ def _op(row: Mapping[str, Any], total: float) -> Iterator[str]:
     yield "–" if row["limit_percent"] is None else digits(row["limit_percent"])
 
 
-def _weights(name: str, found: Mapping[str, Any] | None, left: Mapping[str, Any] | None) -> Iterator[str]:
-    def percent(x: float | None) -> str:
-        return "–" if x is None else f"{100 * x:.1f}"
+def _weights(name: str, found: Mapping[str, Any], left: Mapping[str, Any]) -> Iterator[str]:
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.1f}"
 
     yield name
-    yield percent(found and found["zero_trits"])
-    yield percent(found and found["zeros_before_down"])
-    yield "–" if found is None else f"{found['top_cosine']:.3f}"
-    yield percent(left and left["zero_gates"])
-    yield percent(left and left["zero_codes"])
-    yield "–" if left is None else f"{left['after_4_bits']:.1f} of {left['vocab_size']}"
-    yield "–" if left is None else f"{left['after_8_bits']:.1f}"
+    yield percent(found.get("zero_trits"))
+    yield percent(found.get("zeros_before_down"))
+    yield f"{found['top_cosine']:.3f}" if found else "–"
+    yield percent(left.get("zero_gates"))
+    yield percent(left.get("zero_codes"))
+    yield f"{left['after_4_bits']:.1f} of {left['vocab_size']}" if left else "–"
+    yield f"{left['after_8_bits']:.1f}" if left else "–"
 
 
 def _mb(n_bytes: int | None) -> str:
@@ -327,13 +328,13 @@ def mark(path: Path) -> str:
     return f"<!-- drawn from results {hashlib.sha256(path.read_bytes()).hexdigest()} -->"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.document", description=__doc__)
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="take over a run's results.json and receipts")
     parser.add_argument("--check", action="store_true", help="exit 1 if page or picture are not those of the results")
     parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds docs")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     root = given.root.resolve()
     path = publish(given.publish, root) if given.publish else newest(root)
     if path is None:

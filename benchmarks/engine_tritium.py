@@ -17,13 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits, Run, bytes_by_part, greedy, middle, op_table, products_of, prompt_of, run
+from tritium.bench.benchmark import (
+    Limits,
+    Run,
+    bytes_by_part,
+    greedy,
+    middle,
+    op_table,
+    products_of,
+    prompt_of,
+    run,
+    run_together,
+)
 from tritium.bench.machine import read_machine
 from tritium.bench.sparsity import sparsity
 from tritium.bench.stats import interleave
 from tritium.engine.model import Model, load
 from tritium.engine.sampling import SamplingParams
-from tritium.evidence.record import bandwidth, build_receipt
+from tritium.evidence.record import bandwidth, build_batch_receipt
 from tritium.evidence.recorder import Recorder, recorder
 from tritium.receipts import schema
 from tritium.resources import memory
@@ -42,56 +53,48 @@ class Subject:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.kept: dict[str, list[tuple[Run, Recorder]]] = {}
+        self.kept: dict[str, list[tuple[Run, Sequence[Recorder]]]] = {}
 
     def prompt(self, n: int, seed: int = 0) -> list[int]:
         """Token ids spread over the vocabulary."""
         return prompt_of(self.model.config.vocab_size, n, seed)
 
-    def recorded(self, keep: str | None, prompt: Sequence[int], n_tokens: int, *, decode_only: bool = False) -> Run:
-        """A greedy run, kept under a name if there is one."""
-        if keep is None:
-            return run(self.model, prompt, n_tokens, decode_only=decode_only)
-        watch = recorder(self.model)
-        watch.is_traced = False
-        done = run(self.model, prompt, n_tokens, observer=watch, measure=True, decode_only=decode_only)
-        self.kept.setdefault(keep, []).append((done, watch))
+    def recorded(
+        self, keep: str | None, prompts: Sequence[Sequence[int]], n_tokens: int, *, decode_only: bool = False
+    ) -> Run:
+        """A greedy run of prompts side by side, kept under a name if there is one."""
+        watches = [] if keep is None else [recorder(self.model) for _ in prompts]
+        for watch in watches:
+            watch.is_traced = False
+        done = run_together(
+            self.model, prompts, n_tokens, observers=watches, measure=bool(watches), decode_only=decode_only
+        )
+        if keep is not None:
+            self.kept.setdefault(keep, []).append((done, watches))
         return done
 
     def decode(self, tokens: int, context: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
         """Decode after a context, which may be in the cache: its own time does not count."""
-        done = self.recorded(keep, self.prompt(context, seed), tokens + 1, decode_only=True)
+        done = self.recorded(keep, [self.prompt(context, seed)], tokens + 1, decode_only=True)
         n_bytes = sum(count.bytes for count in done.decode.counts)
         return {"ns": done.token_ns, "bytes_per_token": n_bytes / tokens, "cached": done.result.n_cached}
 
     def prefill(self, tokens: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
         """Forward a prompt, up to its first token."""
-        done = self.recorded(keep, self.prompt(tokens, seed), 1)
+        done = self.recorded(keep, [self.prompt(tokens, seed)], 1)
         n_bytes = sum(count.bytes for count in done.prefill.counts)
         attention = products_of(done.prefill, self.model.plan)[1]
         return {"ns": [done.prefill_ns], "bytes_per_token": n_bytes / tokens, "attention_macs": attention}
 
-    def batch(self, sequences: int, tokens: int, context: int) -> dict[str, Any]:
-        """Decode several sequences side by side: from all their first tokens to all their last ones."""
-        engine = self.model.engine
-        prompts = [self.prompt(context, seed) for seed in range(sequences)]
-        generations = engine.submit(prompts, greedy(tokens + 1))
-        while not all(generation.n_generated for generation in generations):
-            engine.step()
-        before, start = engine.executor.trace(), time.perf_counter_ns()
-        n_before = sum(generation.n_generated for generation in generations)
-        while not all(generation.is_ended for generation in generations):
-            engine.step()
-        ns = time.perf_counter_ns() - start
-        counted = engine.executor.trace().since(before)
-        n = sum(generation.n_generated for generation in generations) - n_before
+    def batch(self, sequences: int, tokens: int, context: int, keep: str | None = None) -> dict[str, Any]:
+        """Decode several sequences side by side: from the moment that all have their first tokens."""
+        done = self.recorded(keep, [self.prompt(context, seed) for seed in range(sequences)], tokens + 1)
+        n = done.n_decoded
         return {
-            "ns": [ns],
+            "ns": [done.decode_ns],
             "tokens": n,
-            "bytes_per_token": sum(count.bytes for count in counted.counts) / n,
-            "macs_per_token": products_of(counted, self.model.plan)[0] / n,
-            "steps": counted.n_steps,
-            "executor_ns": counted.wall_ns,
+            "bytes_per_token": sum(count.bytes for count in done.decode.counts) / n,
+            "macs_per_token": products_of(done.decode, self.model.plan)[0] / n,
         }
 
     def receipt(self, work: str, path: str) -> dict[str, Any]:
@@ -100,11 +103,13 @@ class Subject:
         runs = [done for done, _ in kept]
         by_prefill = sorted(range(len(runs)), key=lambda i: runs[i].prefill_ns)[len(runs) // 2]
         i = middle(runs) if runs[0].token_ns else by_prefill
-        done, watch = kept[i]
-        others = [other.result for j, other in enumerate(runs) if j != i]
+        done, watches = kept[i]
         params = greedy(len(done.token_ids))
         machine, probe = asdict(read_machine()), bandwidth(self.model)
-        receipt = build_receipt(self.model, done.result, watch, params, machine=machine, probe=probe, repeats=others)
+        others = [other.results for j, other in enumerate(runs) if j != i]
+        receipt = build_batch_receipt(
+            self.model, done.results, watches, params, machine=machine, probe=probe, repeats=others
+        )
         schema.write(receipt, Path(path))
         return {"index": i}
 

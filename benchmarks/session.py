@@ -138,7 +138,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}
     heads = {name: engine.contestant.head for name, engine in taken.items()}
     theirs = frozenset(name for name, engine in taken.items() if engine.contestant.is_peer)
-    files = {} if work.kind == "batch" else write_receipts(session, work, taken, n_threads, isa)
+    files = write_receipts(session, work, taken, n_threads, isa)
     return Phase(work.name, work.kind, n_threads, rounds, loads, heads, theirs, isa, files)
 
 
@@ -148,7 +148,7 @@ def speed(engine: Engine, work: Work, answers: dict[str, dict[str, Any]], keep: 
     c, n = engine.contestant, work.tokens
     recorded: dict[str, Any] = {} if c.is_peer or keep is None else {"keep": keep}
     if work.kind == "batch":
-        answer = engine.ask("batch", sequences=work.sequences, tokens=n, context=work.context)
+        answer = engine.ask("batch", sequences=work.sequences, tokens=n, context=work.context, **recorded)
         n = answer["tokens"]
     elif work.kind == "decode":
         n = min(n, c.most_decoded)

@@ -144,9 +144,13 @@ def test_a_cached_context_is_no_prefill_and_sequences_are_counted_together(tmp_p
         assert again["cached"] > 0
         assert again["bytes_per_token"] == first["bytes_per_token"]
         engine.ask("receipt", work="tg3", path=str(tmp_path / "receipt.json"))
-        together = engine.ask("batch", sequences=4, tokens=5, context=8)
+        together = engine.ask("batch", sequences=4, tokens=5, context=8, keep="4 × tg5")
+        engine.ask("receipt", work="4 × tg5", path=str(tmp_path / "batch.json"))
     assert not read_sample(tmp_path / "receipt.json").verdict.failed
-    assert (together["tokens"], together["steps"]) == (20, 5)
+    batch = read_sample(tmp_path / "batch.json")
+    assert not batch.verdict.failed
+    assert batch.receipt["tokens_per_second"] == pytest.approx(20e9 / sum(together["ns"]), rel=1e-3)
+    assert together["tokens"] == 20
     assert together["bytes_per_token"] < first["bytes_per_token"] / 2
 
 
