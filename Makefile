@@ -59,7 +59,7 @@ fuzz: build
 # What takes too long for every change: all rows of the matrix of bits, models of full size, all mutants, sanitizers, the peers, fuzzing.
 nightly: SECONDS = 600
 nightly: build sanitize
-	$(PY) -X faulthandler -m pytest -q -m nightly
+	$(PY) -X faulthandler -m pytest @tests/profiles/nightly.txt
 	$(MAKE) crossval crossval-llama
 	$(MAKE) fuzz SECONDS=$(SECONDS)
 

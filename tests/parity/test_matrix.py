@@ -89,7 +89,6 @@ def test_every_pair_of_circumstances_gives_the_same_bits(tmp_path: Path) -> None
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(4 * 3600)
 def test_all_combinations_give_the_same_bits(tmp_path: Path) -> None:
     rows = matrix.rows(MODELS, ISAS, COMPILERS)
     check(rows, compute(rows, small_models(tmp_path), matrix.SMALL))
@@ -104,13 +103,11 @@ def check_wide(path: Path, n_layers: int, choose: Callable[..., list[Row]]) -> N
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(4 * 3600)
 def test_all_combinations_give_the_same_bits_at_full_width(tmp_path: Path) -> None:
     check_wide(tmp_path / "wide.gguf", 2, matrix.rows)
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(4 * 3600)
 def test_every_pair_gives_the_same_bits_at_full_width_and_depth(tmp_path: Path) -> None:
     check_wide(tmp_path / "deep.gguf", SHAPES["2b4t"].n_layers, matrix.pairwise)
 

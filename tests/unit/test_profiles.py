@@ -61,6 +61,13 @@ def test_every_test_has_a_limit_that_a_thread_holds(repository: Path) -> None:
     assert options["faulthandler_exit_on_timeout"] is True
 
 
+def test_the_nightly_profile_gives_each_long_test_hours(repository: Path) -> None:
+    nightly = arguments(repository, "nightly")
+    limits = dict(argument.split("=") for argument in nightly if "timeout=" in argument)
+    assert nightly[nightly.index("-m") + 1] == "nightly"
+    assert float(limits["faulthandler_timeout"]) > float(limits["timeout"]) > 3600
+
+
 def test_a_hang_ends_and_only_failures_are_printed(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST.format(tests=str(repository / "tests")), encoding="utf-8")
     (tmp_path / "test_three.py").write_text(HANGING, encoding="utf-8")
