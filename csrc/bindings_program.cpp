@@ -145,11 +145,17 @@ std::tuple<nb::object, nb::object> kv(nb::handle self, int64_t layer) {
   const auto dim = static_cast<size_t>(plan.head_dim), block = static_cast<size_t>(plan.kv_block);
   if (plan.cache == CacheKind::int8) {
     const size_t nbytes = (dim + 4) * block;
-    return {nb::cast(View<uint8_t, 3>(cache.keys, {blocks, heads, nbytes}, self)),
-            nb::cast(View<uint8_t, 3>(cache.values, {blocks, heads, nbytes}, self))};
+    const auto view = [&](uint8_t* half) {
+      const auto n = static_cast<int64_t>(nbytes);
+      return nb::cast(StridedView<uint8_t, 3>(half, {blocks, heads, nbytes}, self, {cache.block_stride, n, 1}));
+    };
+    return {view(cache.keys), view(cache.values)};
   }
-  return {nb::cast(View<uint16_t, 4>(cache.keys, {blocks, heads, dim, block}, self)),
-          nb::cast(View<uint16_t, 4>(cache.values, {blocks, heads, block, dim}, self))};
+  const auto view = [&](uint8_t* half, size_t n, size_t width) {
+    const auto head = static_cast<int64_t>(n * width), row = static_cast<int64_t>(width), stride = cache.block_stride / 2;
+    return nb::cast(StridedView<uint16_t, 4>(half, {blocks, heads, n, width}, self, {stride, head, row, 1}));
+  };
+  return {view(cache.keys, dim, block), view(cache.values, block, dim)};
 }
 
 std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> counters(Program& self) {

@@ -320,13 +320,8 @@ void Executor::copy_block(int64_t source, int64_t target) {
                                 std::to_string(source) + " and " + std::to_string(target));
   }
   if (source == target) return;
-  const int64_t nbytes = plan_.kv_block_bytes();
-  for (int64_t layer = 0; layer < plan_.n_kv_layers; ++layer) {
-    const KvLayer cache = kv(layer);
-    for (uint8_t* half : {cache.keys, cache.values}) {
-      std::memcpy(half + target * nbytes, half + source * nbytes, static_cast<size_t>(nbytes));
-    }
-  }
+  const int64_t nbytes = kv_half_ * 2 * plan_.n_kv_layers;
+  std::memcpy(cache_.data() + target * nbytes, cache_.data() + source * nbytes, static_cast<size_t>(nbytes));
 }
 
 void Executor::renew_after_fork() {

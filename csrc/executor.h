@@ -139,7 +139,7 @@ class Executor {
 
   PlanSpec plan_;
   int64_t kv_blocks_;
-  int64_t kv_half_ = 0;  // bytes of one layer's keys, padded to whole cache lines
+  int64_t kv_half_ = 0;  // bytes of a block's keys in one layer, padded to whole cache lines
   std::vector<Resident> residents_;
   Pages arena_, cache_, scratch_, candidates_, parts_, partial_sums_;
   int64_t partial_stride_ = 0;

@@ -28,10 +28,10 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   pool_ = std::make_unique<ThreadPool>(n_threads);
   mutex_ = std::make_unique<std::mutex>();
   arena_ = Pages(plan_.arena_bytes, PageSize::huge);
-  const __int128 half = static_cast<__int128>(kv_blocks) * plan_.kv_block_bytes();
-  if (half * 2 * plan_.n_kv_layers > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
-  kv_half_ = round_up(static_cast<int64_t>(half), kAlignment);
-  cache_ = Pages(static_cast<uint64_t>(kv_half_ * 2 * plan_.n_kv_layers) + kAlignment);
+  kv_half_ = round_up(plan_.kv_block_bytes(), kAlignment);
+  const __int128 cache = static_cast<__int128>(kv_blocks) * kv_half_ * 2 * plan_.n_kv_layers;
+  if (cache > (__int128{1} << 46)) throw std::invalid_argument("kv_blocks: the cache would take over 2^46 bytes");
+  cache_ = Pages(static_cast<uint64_t>(cache) + kAlignment, PageSize::huge);
   bind_residents(residents);
   prepare();
   scratch_ = Pages(static_cast<uint64_t>(kScratchFloats * n_threads) * sizeof(float));
@@ -149,7 +149,7 @@ bool Executor::can_follow_freely(size_t first, size_t step) const {
 
 KvLayer Executor::kv(int64_t layer) const {
   uint8_t* keys = cache_.data() + layer * 2 * kv_half_;
-  return {keys, keys + kv_half_};
+  return {keys, keys + kv_half_, kv_half_ * 2 * plan_.n_kv_layers};
 }
 
 }  // namespace tritium

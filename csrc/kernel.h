@@ -102,12 +102,14 @@ struct BatchView {
   bool is_screened;           // a logit of −∞ stands for one that its upper bound rules out
 };
 
-// One layer of the paged cache: keys [n_blocks][n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so that
-// lanes are keys), values [n_blocks][n_kv_heads][kv_block][head_dim]. f16; or int8, each block and head followed by kv_block
-// float32 scales, one a position. The values are followed by at least 64 bytes that may be read.
+// One layer of the paged cache. Block b begins b·block_stride bytes behind `keys` and `values`: all layers' parts of a block stand
+// together, so that large pages fill as sequences grow. Keys [n_kv_heads][head_dim][kv_block] (the positions of a block side by side, so
+// that lanes are keys), values [n_kv_heads][kv_block][head_dim]. f16; or int8, each head followed by kv_block float32 scales, one a
+// position. A block's values are followed by at least 64 bytes that may be read.
 struct KvLayer {
   uint8_t* keys;
   uint8_t* values;
+  int64_t block_stride;
 };
 
 // Where the workers of a step leave sums that all of them have a part in. Between steps everything is zero.

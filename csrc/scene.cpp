@@ -143,7 +143,7 @@ void fill_cache(Scene& s, const Shape& shape, Random& random) {
   for (int region : {Scene::keys, Scene::values}) {
     for (int64_t i = 0; i < Scene::kRegionBytes / 2; ++i) s.as<uint16_t>(region)[i] = half_of_order_one(random);
   }
-  s.call.kv = {s.region(Scene::keys), s.region(Scene::values)};
+  s.call.kv = {s.region(Scene::keys), s.region(Scene::values), int64_t{2} * shape.kv_heads * shape.dim * kBlock};
   s.ints = {0, shape.heads, shape.kv_heads, shape.dim, static_cast<int32_t>(shape.t % 2)};
 }
 

@@ -108,15 +108,12 @@ class Program {
 
   void set_cache(std::span<const uint8_t> data) {
     Executor& e = executor();
-    if (data.size() != 2 * half_bytes() * static_cast<uint64_t>(e.plan().n_kv_layers)) refuse("a cache of another size than the plan's");
+    if (data.size() != cache_bytes()) refuse("a cache of another size than the plan's");
     const uint8_t* from = data.data();
-    for (int64_t layer = 0; layer < e.plan().n_kv_layers; ++layer) {
-      const KvLayer kv = e.kv(layer);
-      for (uint8_t* half : {kv.keys, kv.values}) {
-        std::memcpy(half, from, half_bytes());
-        from += half_bytes();
-      }
-    }
+    each_half_block([&](uint8_t* half, size_t nbytes) {
+      std::memcpy(half, from, nbytes);
+      from += nbytes;
+    });
   }
 
   void step(std::span<const uint8_t> data, SectionWriter* out) {
@@ -162,18 +159,30 @@ class Program {
     return *executor_;
   }
 
-  uint64_t half_bytes() {
-    return static_cast<uint64_t>(executor().kv_blocks() * executor().plan().kv_block_bytes());
+  uint64_t cache_bytes() {
+    const PlanSpec& plan = executor().plan();
+    return static_cast<uint64_t>(executor().kv_blocks() * plan.kv_block_bytes() * 2 * plan.n_kv_layers);
+  }
+
+  // The cache as it stands in a file: of each layer all blocks of keys, then those of values.
+  template <class Take>
+  void each_half_block(Take take) {
+    Executor& e = executor();
+    for (int64_t layer = 0; layer < e.plan().n_kv_layers; ++layer) {
+      const KvLayer kv = e.kv(layer);
+      for (uint8_t* half : {kv.keys, kv.values}) {
+        for (int64_t block = 0; block < e.kv_blocks(); ++block) {
+          take(half + block * kv.block_stride, static_cast<size_t>(e.plan().kv_block_bytes()));
+        }
+      }
+    }
   }
 
   void write_state(SectionWriter& out) {
     Executor& e = executor();
     out.add("arena", e.arena(), e.plan().arena_bytes);
-    out.begin("cache", 2 * half_bytes() * static_cast<uint64_t>(e.plan().n_kv_layers));
-    for (int64_t layer = 0; layer < e.plan().n_kv_layers; ++layer) {
-      const KvLayer kv = e.kv(layer);
-      for (const uint8_t* half : {kv.keys, kv.values}) out.put(half, half_bytes());
-    }
+    out.begin("cache", cache_bytes());
+    each_half_block([&](const uint8_t* half, size_t nbytes) { out.put(half, nbytes); });
     out.end();
   }
 

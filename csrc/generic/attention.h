@@ -83,11 +83,11 @@ inline void mix_values(const Row& row, Vectors<Element> values, int64_t dim, int
   for (; i < width; i += kLanes) mix_tile<N, 1>(row, values.from(i), width, j, n, i);
 }
 
-// The greatest scores of each head in lanes, of the n at p that are keys.
+// The greatest scores of each head in lanes.
 template <int N>
-[[gnu::always_inline]] inline void raise_tops(Sums<N>& tops, const float* p, int64_t n) {
-  tops.first = max(tops.first, n < kLanes ? keep_first(load(p), n, -__builtin_inff()) : load(p));
-  if constexpr (N > 1) raise_tops(tops.rest, p + kAttentionSplit, n);
+[[gnu::always_inline]] inline void raise_tops(Sums<N>& tops, const float* p) {
+  tops.first = max(tops.first, load(p));
+  if constexpr (N > 1) raise_tops(tops.rest, p + kAttentionSplit);
 }
 template <int N>
 [[gnu::always_inline]] inline void fold_tops(Sums<N>& tops, float* greatest) {
@@ -99,13 +99,12 @@ template <int N>
   if constexpr (N > 1) fold_tops(tops.rest, greatest + 1);
 }
 // e^(s − top), added to each head's sum and weighed with the values' scales, where they have them.
-template <int N, class Element>
-[[gnu::always_inline]] inline void soften(Sums<N>& sums, const Sums<N>& tops, float* p, int64_t n, const Cache<Element>& cache, int64_t at) {
-  lanes e = exp(load(p) - tops.first);
-  if (n < kLanes) e = keep_first(e, n, 0.0f);
+template <int N>
+[[gnu::always_inline]] inline void soften(Sums<N>& sums, const Sums<N>& tops, float* p, const float* scales) {
+  const lanes e = exp(load(p) - tops.first);
   sums.first = sums.first + e;
-  store(p, cache.weigh(e, at));
-  if constexpr (N > 1) soften(sums.rest, tops.rest, p + kAttentionSplit, n, cache, at);
+  store(p, scales == nullptr ? e : e * load(scales));
+  if constexpr (N > 1) soften(sums.rest, tops.rest, p + kAttentionSplit, scales);
 }
 template <int N>
 [[gnu::always_inline]] inline void fold_sums(const Sums<N>& sums, float* totals) {
@@ -113,15 +112,27 @@ template <int N>
   if constexpr (N > 1) fold_sums(sums.rest, totals + 1);
 }
 
-// Scores become weights: p = exp(s − max s) in place, lane sum and maximum kept. Lanes past n_keys hold garbage: they are left out.
+// Scores become weights: p = exp(s − max s) in place, lane sum and maximum kept. What stands past n_keys in the last lanes is no
+// score: −∞ there gives the weight 0, beside a greatest score that is a number.
 template <int N, class Element>
 inline void soften(const Cache<Element>& cache, const Row& row, int64_t start) {
+  const int64_t whole = row.n_keys / kLanes * kLanes;
+  if (whole < row.n_keys) {
+    for (float* p = row.p + whole; p < row.p + N * kAttentionSplit; p += kAttentionSplit) {
+      store(p, keep_first(load(p), row.n_keys - whole, -__builtin_inff()));
+    }
+  }
   Sums<N> tops, sums;
   clear(sums);
   fill(tops, -__builtin_inff());
-  for (int64_t j = 0; j < row.n_keys; j += kLanes) raise_tops(tops, row.p + j, row.n_keys - j);
+  for (int64_t j = 0; j < row.n_keys; j += kLanes) raise_tops(tops, row.p + j);
   fold_tops(tops, row.part.max);
-  for (int64_t j = 0; j < row.n_keys; j += kLanes) soften(sums, tops, row.p + j, row.n_keys - j, cache, start + j);
+  for (int64_t j = 0; j < row.n_keys; j += cache.block_size) {
+    const float* scales = cache.value_scales(start + j);
+    for (int64_t i = 0; i < least(cache.block_size, row.n_keys - j); i += kLanes) {
+      soften(sums, tops, row.p + j + i, Cache<Element>::kScaled ? scales + i : nullptr);
+    }
+  }
   fold_sums(sums, row.part.sum);
 }
 
@@ -135,6 +146,7 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
   for (int64_t j = 0; j < n_keys; j += piece) {
     const int64_t next = start + j + piece;
     const Vectors<Element> keys = cache.keys_at(start + j, j + piece < n_keys ? cache.key(next) : cache.value(start));
+    cache.fetch_scales(j + piece < n_keys ? next : start, piece);
     lanes scales[kPiece / kLanes];
     cache.score_scales(start + j, least(piece, n_keys - j), scales);
     if (n_rows == 1) {
@@ -153,6 +165,7 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
     const int64_t next = start + j + piece;
     const Vectors<Element> values = cache.values_at(
         start + j, j + piece < n_keys ? cache.value(next) : next < end ? cache.key(next) : cache.value(start + j));
+    if (j == 0 && start + kAttentionSplit < end) cache.fetch_scales(start + kAttentionSplit, piece);
     if (n_rows == 1) {
       mix_values<N>(rows[0], values, dim, j, least(piece, n_keys - j));
       continue;
@@ -208,7 +221,7 @@ struct Unit {
   float* y(int64_t r) const { return call.out[0].row<float>(first_row + r) + first_head() * cache.dim; }
   // Where the split's part for all heads of the group lies, when splits go to different workers.
   float* shared(int64_t r, int64_t split) const {
-    const int64_t place = ((first_row + r) * cache.n_kv_heads + cache.kv_head) * call.batch.n_splits + split;
+    const int64_t place = ((first_row + r) * call.ints[2] + cache.kv_head) * call.batch.n_splits + split;
     return call.parts + place * part_floats(group, cache.dim);
   }
 };
@@ -264,7 +277,7 @@ inline void attend(const Call& call, int64_t begin, int64_t end, Work& work) {
     const int64_t split = n_splits == 0 ? -1 : i % n_splits, at = n_splits == 0 ? i : i / n_splits;
     const int64_t tile = at / n_kv_heads, g = at % n_kv_heads, row = call.batch.tiles[tile];
     const int32_t* blocks = call.batch.block_tables + call.batch.slots[row] * call.batch.table_width;
-    const Unit<Element> unit{call, Cache<Element>(call, blocks, n_kv_heads, g, dim), row, call.batch.tiles[tile + 1] - row, group};
+    const Unit<Element> unit{call, Cache<Element>(call, blocks, g, dim), row, call.batch.tiles[tile + 1] - row, group};
     for (int64_t h = 0; h < group; h += kHeadTile) {
       switch (group - h) {
         case 1: attend_heads<1>(unit, h, split); break;

@@ -15,19 +15,19 @@ struct Cache {
   uint8_t* keys;
   uint8_t* values;
   const int32_t* blocks;
-  int64_t n_kv_heads, kv_head, block_size, dim;
+  int64_t block_stride, kv_head, block_size, dim;
   float inv_sqrt;
 
-  Cache(const Call& call, const int32_t* blocks, int64_t n_kv_heads, int64_t kv_head, int64_t dim)
-      : keys(call.kv.keys), values(call.kv.values), blocks(blocks), n_kv_heads(n_kv_heads), kv_head(kv_head),
+  Cache(const Call& call, const int32_t* blocks, int64_t kv_head, int64_t dim)
+      : keys(call.kv.keys), values(call.kv.values), blocks(blocks), block_stride(call.kv.block_stride), kv_head(kv_head),
         block_size(call.kv_block), dim(dim), inv_sqrt(1.0f / __builtin_sqrtf(static_cast<float>(dim))) {}
 
   // Bytes of one position's key or value.
   static int64_t vector_bytes(int64_t dim) { return dim * static_cast<int64_t>(sizeof(Element)) + (kScaled ? 4 : 0); }
 
-  // Of the position's block.
+  // Of the position's block and this head.
   int64_t base(int64_t position) const {
-    return (blocks[position / block_size] * n_kv_heads + kv_head) * vector_bytes(dim) * block_size;
+    return blocks[position / block_size] * block_stride + kv_head * vector_bytes(dim) * block_size;
   }
   // The position's scale in `half`, keys or values, and those of the block's later positions.
   float* scale(uint8_t* half, int64_t position) const {
@@ -54,9 +54,19 @@ struct Cache {
       }
     }
   }
-  lanes weigh(const lanes& p, int64_t position) const {
-    if constexpr (kScaled) return p * load(scale(values, position));
-    return p;
+  // What weights are multiplied by from a position on, to the end of its block: nothing without scales.
+  const float* value_scales(int64_t position) const {
+    if constexpr (kScaled) return scale(values, position);
+    return nullptr;
+  }
+  // What score_scales and value_scales will read of n positions of one block. Forced inline: gcc drops calls of a function that does
+  // nothing but fetch.
+  [[gnu::always_inline]] void fetch_scales(int64_t position, int64_t n) const {
+    if constexpr (!kScaled) return;
+    for (int64_t j = 0; j < n; j += 64 / static_cast<int64_t>(sizeof(float))) {
+      __builtin_prefetch(scale(keys, position) + j, 0, 2);
+      __builtin_prefetch(scale(values, position) + j, 0, 2);
+    }
   }
 };
 

@@ -81,7 +81,7 @@ inline void rotate_and_append(const Call& call, int64_t begin, int64_t end, Work
     const int32_t* blocks = call.batch.block_tables + call.batch.slots[r] * call.batch.table_width;
     bool fits[kRun];
     for (int64_t g = 0; g < n_kv_heads; ++g) {
-      const Cache<Element> cache(call, blocks, n_kv_heads, g, d);
+      const Cache<Element> cache(call, blocks, g, d);
       Element keys[kRun][kMaxHeadDim], codes[kMaxHeadDim];
       for (int64_t j = 0; j < n; ++j) {
         float key[kMaxHeadDim];

@@ -102,15 +102,21 @@ template <int N, int C>
   if constexpr (N > 1) add_product(t.rest, a + step, step, b);
 }
 
-// t[h] += Σ_x a[h·step + x]·b[x], x = 0 … n − 1 one after the other.
+// t[h] += Σ_x a[h·step + x]·b[x], x = 0 … n − 1 one after the other, n ≥ 1. A vector is converted while the one before it is
+// multiplied: waiting for it would leave the arithmetic units idle.
 template <int N, int C, class Element>
 [[gnu::always_inline]] inline void add_products(SumTile<N, C>& t, const float* a, int64_t step, const Vectors<Element>& b, int64_t n) {
-  for (int64_t x = 0; x < n; ++x) {
-    Sums<C> row;
+  Sums<C> row;
+  load_sums(row, b[0]);
+  b.fetch(0, C * kLanes);
+  for (int64_t x = 1; x < n; ++x) {
+    Sums<C> next;
+    load_sums(next, b[x]);
     b.fetch(x, C * kLanes);
-    load_sums(row, b[x]);
-    add_product(t, a + x, step, row);
+    add_product(t, a + x - 1, step, row);
+    row = next;
   }
+  add_product(t, a + n - 1, step, row);
 }
 
 }  // namespace
