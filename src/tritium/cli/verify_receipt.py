@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ import click
 from tritium.cli import json_option, print_json
 from tritium.cli._binding import Binding, binding_options, receipt_in
 from tritium.errors import FormatError
+from tritium.receipts.files import read_document
 
 if TYPE_CHECKING:
     from tritium.gates import Verdict
 
 DEFAULT = Path("ci/inference.json")
-REJECTED, INCONCLUSIVE = 1, 8
+REJECTED, UNREADABLE = 1, 3
 
 
 @click.command(short_help=__doc__)
@@ -65,7 +67,8 @@ def command(
     Claims are output, model, kernels, speed, determinism and provenance; each stands at a level of its own: E0 well-formed, E1
     self-consistent, E2 physically possible, E3 accounted to the last multiply-accumulate. A failed check rejects the
     receipt; one that cannot be decided only caps the level. The receipts of a folder are compared, too. Exit 0: accepted;
-    1: rejected; 8: nothing failed, but a required level was not reached; 3: not found. Nothing that a receipt names is opened.
+    1: rejected; 8: nothing failed, but a required level was not reached; 3: not found or not readable. Of a folder the worst
+    counts: 1, then 3, then 8. Nothing that a receipt names is opened.
 
     A replay forwards prompt and tokens again, chooses each token anew, and compares tokens, trace root and last logits, bit by
     bit: E5 of output and determinism. Its model is the one of --model, if that has the receipt's hash. A run by another numeric
@@ -74,7 +77,7 @@ def command(
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
     """
-    from tritium.gates import compare, parse_requirements, read_policy
+    from tritium.gates import compare, parse_requirements, printable, read_policy, worst
 
     if path is not None and named is not None:
         raise click.UsageError("PATH and --path exclude each other")
@@ -86,7 +89,7 @@ def command(
     except FormatError as error:
         raise click.UsageError(str(error)) from None
     is_folder = place.is_dir()
-    files = sorted(place.rglob("*.json")) if is_folder else [place]
+    files = sorted(file for file in place.rglob("*.json") if not file.is_dir()) if is_folder else [place]
     if is_folder and binding.verdict_key is not None:
         raise click.UsageError("--sign-verdict signs the verdict of one receipt")
     if not files:
@@ -94,9 +97,13 @@ def command(
     is_replayed = is_replayed or "E5" in required.values() or "E6" in required.values()
     if model is not None and not is_replayed:
         raise click.UsageError("--model needs --replay")
-    verdicts = []
+    verdicts, read, unreadable = [], [], []
     for file in files:
-        data = file.read_bytes()
+        if is_folder and not _is_readable(file):
+            unreadable.append(file)
+            continue
+        data = read_document(file)
+        read.append(data)
         verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=[])
         if is_replayed and not verdict.failed:
             from tritium.evidence.replay import replay_checks
@@ -106,29 +113,40 @@ def command(
         verdicts.append((file, verdict))
     together = []
     if is_folder:
-        together = list(compare([file.read_bytes() for file in files], [str(file) for file in files], policy))
+        together = list(compare(read, [str(file) for file, _ in verdicts], policy))
     if as_json:
         documents = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
+        documents += [{"path": str(file), "verdict": "unreadable"} for file in unreadable]
         comparisons = [check.as_json() for check in together]
         print_json({"receipts": documents, "together": comparisons} if is_folder else documents[0])
     elif is_folder:
         _print_table(verdicts)
+        for file in unreadable:
+            click.echo(printable(f"{'unreadable':<13}{file}"))
         for check in together:
             if check.status == "FAIL":
-                click.echo(f"FAIL {check.level} {check.id}: got {check.value}, expected {check.bound}. {check.hint}")
+                line = f"FAIL {check.level} {check.id}: got {check.value}, expected {check.bound}. {check.hint}"
+                click.echo(printable(line))
     else:
         click.echo("\n".join(verdicts[0][1].lines()))
     if not is_folder:
-        binding.sign(place.read_bytes(), verdicts[0][1])
-    codes = {verdict.exit_code for _, verdict in verdicts}
+        binding.sign(read[0], verdicts[0][1])
+    codes = {verdict.exit_code for _, verdict in verdicts} | ({UNREADABLE} if unreadable else set())
     codes |= {REJECTED for check in together if check.status == "FAIL"}
-    click.get_current_context().exit(REJECTED if REJECTED in codes else INCONCLUSIVE if INCONCLUSIVE in codes else 0)
+    click.get_current_context().exit(worst(codes))
+
+
+def _is_readable(file: Path) -> bool:
+    """False for what nobody can read, or may wait for without end."""
+    return file.is_file() and os.access(file, os.R_OK)
 
 
 def _print_table(verdicts: list[tuple[Path, Verdict]]) -> None:
     """A line a file: the verdict, the levels, what failed first."""
+    from tritium.gates import printable
+
     for file, verdict in verdicts:
         levels = " ".join(f"{claim.name}={claim.level or '–'}" for claim in verdict.claims)
         failed = verdict.failed
         why = f"  {', '.join(check.id for check in failed)}: {failed[0].hint}" if failed else ""
-        click.echo(f"{verdict.word:<13}{file}  {levels}{why}")
+        click.echo(printable(f"{verdict.word:<13}{file}  {levels}{why}"))

@@ -29,6 +29,8 @@ Policy = _policy.Policy
 Verdict = _verdict.Verdict
 read_policy = _policy.read_policy
 compare = _together.compare
+printable = _verdict.printable
+worst = _verdict.worst
 
 CLASSIC = "classic"
 REEXECUTED = ("replay_ids", "replay_tolerant", "openings")
@@ -50,7 +52,9 @@ __all__ = [
     "judge",
     "judge_signed",
     "parse_requirements",
+    "printable",
     "read_policy",
+    "worst",
 ]
 
 

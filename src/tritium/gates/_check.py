@@ -8,6 +8,8 @@ from typing import Any, Literal
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "N-A"]
 Value = str | int | float | bool | None
 
+LONGEST = 400
+"""Characters of a value, bound or hint that are told: a receipt may hold megabytes of them."""
 LEVELS = ("E0", "E1", "E2", "E3", "E4", "E5", "E6")
 
 
@@ -36,7 +38,7 @@ def check(
 ) -> Check:
     """A check that passes, fails, or (None) cannot be decided."""
     status: Status = "INCONCLUSIVE" if passes is None else "PASS" if passes else "FAIL"
-    return Check(name, level, status, _plain(value), _plain(bound), hint if status != "PASS" else "")
+    return Check(name, level, status, _plain(value), _plain(bound), _brief(hint) if status != "PASS" else "")
 
 
 def not_applicable(name: str, level: str, why: str) -> Check:
@@ -47,4 +49,10 @@ def not_applicable(name: str, level: str, why: str) -> Check:
 def _plain(value: object) -> Value:
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    return value if isinstance(value, (str, int, bool)) or value is None else str(value)
+    if isinstance(value, (int, bool)) or value is None:
+        return value
+    return _brief(str(value))
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -171,12 +171,12 @@ class Facts:
         """The tensor that projects to logits."""
         return "token_embd.weight" if self.config["tied_head"] else "output.weight"
 
-    @property
+    @cached_property
     def n_forwarded(self) -> int:
         """Positions that the passes forwarded."""
         return sum(p["n_tokens"] for p in self.run["passes"])
 
-    @property
+    @cached_property
     def n_outputs(self) -> int:
         """Rows of logits that the passes computed."""
         return sum(p["n_outputs"] for p in self.run["passes"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from tritium.gates._check import LEVELS, Check
 from tritium.gates._policy import Policy
 
 ACCEPTED, REJECTED, INCONCLUSIVE = 0, 1, 8
+BY_GRAVITY = (REJECTED, 2, 3, INCONCLUSIVE, ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,18 @@ class Verdict:
                     found += [f"expected {c.bound}"] if c.bound is not None else []
                     out.append(f"{status} {c.level} {c.id}: {', '.join(found)}{'. ' if found else ''}{c.hint}".rstrip())
         out += [f"REQUIRED {text}" for text in self.missing]
-        return [*out, f"{self.word} · policy {self.policy_sha256[:16]} · receipt {self.receipt_sha256[:16]}"]
+        out.append(f"{self.word} · policy {self.policy_sha256[:16]} · receipt {self.receipt_sha256[:16]}")
+        return [printable(line) for line in out]
+
+
+def printable(text: str) -> str:
+    """The text with what moves a terminal's cursor, or turns its direction, told as escapes: receipts may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several verdicts: a rejection first, then what could not be read, then what was not reached."""
+    return min(codes, key=BY_GRAVITY.index)
 
 
 def conclude(

@@ -1,4 +1,4 @@
-"""Write files so that they are there whole or not at all."""
+"""Write files so that they are there whole or not at all; read no more of one than a document may hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+from tritium.receipts.strict_json import MAX_BYTES
+
+
+def read_document(path: Path) -> bytes:
+    """The bytes of a file, up to one more than ``strict_json`` takes: no device and no stranger's file fills the memory.
+
+    Errors: OSError.
+    """
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def write_text(path: Path, text: str) -> None:
