@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -119,10 +120,15 @@ def expected_shapes(c: Mapping[str, Any]) -> dict[str, list[int]]:
     return out | {f"blk.{i}.{name}.weight": shape for i in range(c["n_layers"]) for name, shape in layer.items()}
 
 
+def _said_layout(facts: Facts) -> str:
+    """Which quantization a receipt says its model has, as letters and digits; empty where it says none."""
+    said = facts.data.get("model", {}).get("quantization") or facts.data.get("model_quantization") or ""
+    return str(said).lower().replace("_", "")
+
+
 def _declared_layout(facts: Facts) -> Check:
     """A receipt without evidence may still say which quantization its model has: kernels of another need a repack on record."""
-    said = str(facts.data.get("model", {}).get("quantization") or facts.data.get("model_quantization") or "")
-    said = said.lower().replace("_", "")
+    said = _said_layout(facts)
     layouts = {e.layout for e in map(registry.find, facts.data["kernels"]) if e is not None and e.kind == "quantized"}
     layouts -= {"any", "none", *registry.SKIP_REASONS}
     if len(layouts) > 1:
@@ -137,6 +143,14 @@ def _declared_layout(facts: Facts) -> Check:
 def _layouts(facts: Facts) -> Check:
     """Residents cover the matrices, in layouts that their kernels read, in the bytes that these take."""
     layouts = {t["name"]: t["layout"] for t in facts.model["tensors"]}
+    stored = {
+        layout.replace("_", "") for layout in (*layouts.values(), *(r["layout"] for r in facts.plan["residents"]))
+    }
+    said = re.match(r"[a-z]+\d+", _said_layout(facts))
+    if said and not any(layout.startswith(said[0]) for layout in stored):
+        return check(
+            "layout_map", "E1", False, said[0], ", ".join(sorted(stored)), "Neither the file nor memory holds it so"
+        )
     resident_of: dict[str, set[str]] = {}
     for r in facts.plan["residents"]:
         for name in r["tensors"]:

@@ -45,7 +45,7 @@ def _ceiling(facts: Facts, policy: Policy) -> tuple[float, str]:
         if facts.evidence and facts.evidence["bandwidth"]
         else facts.run["threads"]
     )
-    of_threads = policy.get("physics", "thread_gb_per_s") * threads
+    of_threads = min(policy.get("physics", "thread_gb_per_s") * threads, policy.get("physics", "machine_gb_per_s"))
     of_cpu = policy.cpu_gb_per_s(facts.machine["cpu"])
     if of_cpu is not None and of_cpu < of_threads:
         return of_cpu, "of this processor"

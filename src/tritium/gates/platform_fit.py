@@ -70,6 +70,9 @@ def _backend(facts: Facts) -> Check:
     # A GPU's program may leave steps to the CPU; the other way round the name is wrong.
     strange = [e.id for e in entries if e.backend != backend and e.backend not in ("any", "cpu")]
     wrong = strange if backend in ("cuda", "metal") else foreign
+    if facts.evidence is not None and backend not in ("cpu", *(e.backend for e in entries)):
+        return check("backend_class", "E1", False, facts.data["kernels"][0], f"a kernel of {backend}",
+                     "Nothing of this back end was called")  # fmt: skip
     old = [e.id for e in entries if e.status == "historic" and e.kind != "fallback"]
     if facts.evidence is not None and old:
         return check("backend_class", "E1", False, old[0], "ids of today",

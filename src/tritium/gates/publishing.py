@@ -13,6 +13,7 @@ from tritium.gates._policy import Policy
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
     """What ``performance_baseline`` claims."""
     claims: Mapping[str, Any] = facts.data.get("performance_baseline", {})
+    yield _speed(claims.get("tokens_per_second"), facts.data.get("tokens_per_second"), policy)
     yield from _stages(claims, facts.tokens_per_second, policy)
     rss, weights = claims.get("rss_bytes"), claims.get("weight_bytes")
     if rss and weights:
@@ -24,6 +25,16 @@ def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
         yield not_applicable("published_memory", "E2", "no memory is published")
     yield _delta(claims, facts.tokens_per_second)
     yield _envelope(claims.get("envelope"), policy)
+
+
+def _speed(nested: float | None, flat: float | None, policy: Policy) -> Check:
+    """Readers of one shape or the other are to see one speed."""
+    if nested is None or flat is None:
+        return not_applicable("published_speed", "E1", "one speed is told")
+    good = abs(nested - flat) <= policy.get("arithmetic", "rate_tolerance") * flat
+    return check(
+        "published_speed", "E1", good, nested, flat, "Two speeds of one run: tokens_per_second stands there twice"
+    )
 
 
 def _stages(claims: Mapping[str, Any], speed: float | None, policy: Policy) -> Iterator[Check]:
