@@ -14,7 +14,7 @@ from tritium.errors import FormatError
 from tritium.receipts.files import read_document
 
 if TYPE_CHECKING:
-    from tritium.gates import Verdict
+    from tritium.gates import Check, Verdict
 
 DEFAULT = Path("ci/inference.json")
 REJECTED, UNREADABLE = 1, 3
@@ -77,7 +77,7 @@ def command(
     A signed receipt is opened with the keys of --trust. Provenance stands at E4 if the run was announced in a log before
     it and registered after it, and answers what --nonce, --commit and --max-age ask for.
     """
-    from tritium.gates import compare, parse_requirements, printable, read_policy, worst
+    from tritium.gates import compare, parse_requirements, read_policy, worst
 
     if path is not None and named is not None:
         raise click.UsageError("PATH and --path exclude each other")
@@ -97,40 +97,27 @@ def command(
     is_replayed = is_replayed or "E5" in required.values() or "E6" in required.values()
     if model is not None and not is_replayed:
         raise click.UsageError("--model needs --replay")
-    verdicts, read, unreadable = [], [], []
-    for file in files:
-        if is_folder and not _is_readable(file):
-            unreadable.append(file)
-            continue
-        data = read_document(file)
-        read.append(data)
-        verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=[])
-        if is_replayed and not verdict.failed:
-            from tritium.evidence.replay import replay_checks
+    unreadable = [file for file in files if is_folder and not _is_readable(file)]
+    read = {file: read_document(file) for file in files if file not in unreadable}
 
-            checks = replay_checks(receipt_in(data), model, replay_backend, policy)
-            verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=checks)
-        verdicts.append((file, verdict))
-    together = []
+    def judge(data: bytes) -> Verdict:
+        """Judge one; replay it if that is asked for and nothing has failed."""
+        verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=[])
+        if not is_replayed or verdict.failed:
+            return verdict
+        from tritium.evidence.replay import replay_checks
+
+        checks = replay_checks(receipt_in(data), model, replay_backend, policy)
+        return binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=checks)
+
+    verdicts = [(file, judge(data)) for file, data in read.items()]
     if is_folder:
-        together = list(compare(read, [str(file) for file, _ in verdicts], policy))
-    if as_json:
-        documents = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
-        documents += [{"path": str(file), "verdict": "unreadable"} for file in unreadable]
-        comparisons = [check.as_json() for check in together]
-        print_json({"receipts": documents, "together": comparisons} if is_folder else documents[0])
-    elif is_folder:
-        _print_table(verdicts)
-        for file in unreadable:
-            click.echo(printable(f"{'unreadable':<13}{file}"))
-        for check in together:
-            if check.status == "FAIL":
-                line = f"FAIL {check.level} {check.id}: got {check.value}, expected {check.bound}. {check.hint}"
-                click.echo(printable(line))
+        together = list(compare([*read.values()], [str(file) for file in read], policy))
+        _print_folder(verdicts, unreadable, together, as_json=as_json)
     else:
-        click.echo("\n".join(verdicts[0][1].lines()))
-    if not is_folder:
-        binding.sign(read[0], verdicts[0][1])
+        together = []
+        _print_one(place, verdicts[0][1], as_json=as_json)
+        binding.sign(read[place], verdicts[0][1])
     codes = {verdict.exit_code for _, verdict in verdicts} | ({UNREADABLE} if unreadable else set())
     codes |= {REJECTED for check in together if check.status == "FAIL"}
     click.get_current_context().exit(worst(codes))
@@ -141,12 +128,32 @@ def _is_readable(file: Path) -> bool:
     return file.is_file() and os.access(file, os.R_OK)
 
 
-def _print_table(verdicts: list[tuple[Path, Verdict]]) -> None:
-    """A line a file: the verdict, the levels, what failed first."""
+def _print_one(place: Path, verdict: Verdict, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(place), **verdict.as_json()})
+    else:
+        click.echo("\n".join(verdict.lines()))
+
+
+def _print_folder(
+    verdicts: list[tuple[Path, Verdict]], unreadable: list[Path], together: list[Check], *, as_json: bool
+) -> None:
+    """A line a file: the verdict, the levels, what failed first; then what is wrong with all of them together."""
     from tritium.gates import printable
 
+    if as_json:
+        documents: list[dict[str, Any]] = [{"path": str(file), **verdict.as_json()} for file, verdict in verdicts]
+        documents += [{"path": str(file), "verdict": "unreadable"} for file in unreadable]
+        print_json({"receipts": documents, "together": [check.as_json() for check in together]})
+        return
     for file, verdict in verdicts:
         levels = " ".join(f"{claim.name}={claim.level or '–'}" for claim in verdict.claims)
         failed = verdict.failed
         why = f"  {', '.join(check.id for check in failed)}: {failed[0].hint}" if failed else ""
         click.echo(printable(f"{verdict.word:<13}{file}  {levels}{why}"))
+    for file in unreadable:
+        click.echo(printable(f"{'unreadable':<13}{file}"))
+    for check in together:
+        if check.status == "FAIL":
+            line = f"FAIL {check.level} {check.id}: got {check.value}, expected {check.bound}. {check.hint}"
+            click.echo(printable(line))
