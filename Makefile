@@ -12,6 +12,8 @@ LLAMA_CPP_AVX2 ?= build/peers-llama-avx2/bin/python
 LLAMA_CPP_PYTHON := llama-cpp-python==0.3.36
 NO_AVX512 := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF -DGGML_AVX_VNNI=OFF
 ARM_CXX ?= aarch64-linux-gnu-g++
+ZIG := build/zig
+SYSTEMS := x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos
 PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 WORKERS ?=
 JOBS := $(or $(WORKERS),2)
@@ -19,7 +21,7 @@ PROFILE ?= default
 SECONDS ?= 60
 PROMPT ?= ROMEO:
 
-.PHONY: run test crossval crossval-llama arm arm-driver sanitize fuzz nightly bench bench-quick bench-publish bench-peers policy workflows docs fmt lint build stub wheel clean
+.PHONY: run test crossval crossval-llama arm arm-driver systems system-drivers sanitize fuzz nightly bench bench-quick bench-publish bench-peers policy workflows docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -58,7 +60,7 @@ fuzz: build
 
 # What takes too long for every change: all rows of the matrix of bits, models of full size, all mutants, sanitizers, the peers, fuzzing.
 nightly: SECONDS = 600
-nightly: build sanitize
+nightly: build sanitize system-drivers
 	$(PY) -X faulthandler -m pytest @tests/profiles/nightly.txt
 	$(MAKE) crossval crossval-llama
 	$(MAKE) fuzz SECONDS=$(SECONDS)
@@ -72,6 +74,25 @@ arm-driver:
 	@{ cmake -S . -B $(ARM_BUILD) -G Ninja -DTRITIUM_PYTHON=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
 	  cmake --build $(ARM_BUILD) --parallel $(JOBS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
+
+# The core for Windows and macOS, both architectures: some four minutes the first time. Debian's wine64 runs what is for Windows on
+# x86-64.
+systems: build system-drivers
+	$(PY) -X faulthandler -m pytest -q -n $(JOBS) -m '' tests/parity/test_systems.py
+
+system-drivers: $(SYSTEMS:%=build/%)
+
+$(SYSTEMS:%=build/%): build/%: $(ZIG)/.stamp FORCE
+	@mkdir -p $@
+	@{ cmake -S . -B $@ -G Ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/scripts/zig.cmake -DZIG_TARGET=$* -DZIG_PYTHON=$(CURDIR)/$(ZIG)/bin/python \
+	  -DTRITIUM_PYTHON=OFF && cmake --build $@ --parallel $(JOBS); } >$@/build.log 2>&1 || { cat $@/build.log; exit 1; }
+
+FORCE:
+
+$(ZIG)/.stamp: Makefile
+	@$(PYTHON) -m venv $(ZIG)
+	@$(ZIG)/bin/python -m pip install -q --disable-pip-version-check 'ziglang==0.17.0'
+	@touch $@
 
 # Limits, ours and peers in one run, at most 15 minutes after the files (5.9 GB in build/bench) are there. Peers run where their
 # environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs transformers. Kernels alone come first.

@@ -8,6 +8,10 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
 #endif
 
 namespace tritium {
@@ -57,6 +61,11 @@ bool cpu_has_avx512vnni() {
          has_all(f.leaf7_ecx, bit_AVX512VNNI);
 }
 
+bool cpu_has_sha256() {
+  const Features f = read_features();
+  return has_all(f.leaf1_ecx, bit_SSSE3 | bit_SSE4_1) && has_all(f.leaf7_ebx, bit_SHA);
+}
+
 #else
 
 bool cpu_has_avx2() { return false; }
@@ -69,7 +78,8 @@ bool cpu_has_avx512vnni() { return false; }
 namespace {
 
 // Bits of the kernel's interface, which headers older than the feature do not name.
-constexpr unsigned long kDotProduct = 1UL << 20;   // HWCAP_ASIMDDP
+constexpr unsigned long kSha2 = 1UL << 6;            // HWCAP_SHA2
+constexpr unsigned long kDotProduct = 1UL << 20;     // HWCAP_ASIMDDP
 constexpr unsigned long kMatrixProduct = 1UL << 13;  // HWCAP2_I8MM
 
 }  // namespace
@@ -77,6 +87,7 @@ constexpr unsigned long kMatrixProduct = 1UL << 13;  // HWCAP2_I8MM
 bool cpu_has_neon_dot() { return (getauxval(AT_HWCAP) & kDotProduct) != 0; }
 bool cpu_has_neon_i8mm() { return cpu_has_neon_dot() && (getauxval(AT_HWCAP2) & kMatrixProduct) != 0; }
 bool cpu_has_neon() { return true; }
+bool cpu_has_sha256() { return (getauxval(AT_HWCAP) & kSha2) != 0; }
 
 #elif defined(__aarch64__) && defined(__APPLE__)
 
@@ -93,6 +104,23 @@ bool feature(const char* name) {
 bool cpu_has_neon_dot() { return feature("hw.optional.arm.FEAT_DotProd"); }
 bool cpu_has_neon_i8mm() { return cpu_has_neon_dot() && feature("hw.optional.arm.FEAT_I8MM"); }
 bool cpu_has_neon() { return true; }
+bool cpu_has_sha256() { return feature("hw.optional.arm.FEAT_SHA256"); }
+
+#elif defined(__aarch64__) && defined(_WIN32)
+
+namespace {
+
+// Of winnt.h, which may be older than the feature.
+constexpr DWORD kCrypto = 30;         // PF_ARM_V8_CRYPTO_INSTRUCTIONS_AVAILABLE
+constexpr DWORD kDotProduct = 43;     // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+constexpr DWORD kMatrixProduct = 66;  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return IsProcessorFeaturePresent(kDotProduct) != 0; }
+bool cpu_has_neon_i8mm() { return cpu_has_neon_dot() && IsProcessorFeaturePresent(kMatrixProduct) != 0; }
+bool cpu_has_neon() { return true; }
+bool cpu_has_sha256() { return IsProcessorFeaturePresent(kCrypto) != 0; }
 
 #else
 

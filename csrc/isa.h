@@ -10,4 +10,6 @@ bool cpu_has_neon_dot();
 bool cpu_has_neon();
 bool cpu_has_baseline();
 
+bool cpu_has_sha256();  // instructions for it, beside the sets
+
 }  // namespace tritium

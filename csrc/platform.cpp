@@ -1,16 +1,9 @@
 #include "platform.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <new>
-#include <thread>
 #include <utility>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -41,17 +34,9 @@ void forbid(uint8_t*, uint64_t) {}
 void allow(uint8_t*, uint64_t) {}
 #endif
 
-constexpr uint64_t kHugePage = uint64_t{2} << 20;
-
-#if defined(MAP_NORESERVE)
-constexpr int kMapFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-#else
-constexpr int kMapFlags = MAP_PRIVATE | MAP_ANONYMOUS;
-#endif
-
-// The page size of every supported system divides this, so ends cut at its multiples can be unmapped.
+// The page size of every supported system divides this, so what was taken can be given back by it.
 uint64_t round_up_page(uint64_t n) {
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t page = system::page_bytes();
   return (n + page - 1) / page * page;
 }
 
@@ -61,20 +46,8 @@ Pages::Pages(uint64_t nbytes, PageSize page_size) {
   if (nbytes == 0) return;
   if (nbytes > (uint64_t{1} << 46)) throw std::bad_alloc();
   const uint64_t size = round_up_page(nbytes + kStrip);
-  const bool large = page_size == PageSize::huge && size >= kHugePage;
-  const uint64_t reserved = large ? size + kHugePage : size;
-  void* mapped = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, kMapFlags, -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
-  uint8_t* begin = static_cast<uint8_t*>(mapped);
-  if (large) {
-    const uint64_t skip = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
-    if (skip > 0) munmap(begin, skip);
-    if (kHugePage - skip > 0) munmap(begin + skip + size, kHugePage - skip);
-    begin += skip;
-#if defined(MADV_HUGEPAGE)
-    madvise(begin, size, MADV_HUGEPAGE);
-#endif
-  }
+  uint8_t* begin = system::take_pages(size, page_size == PageSize::huge);
+  if (begin == nullptr) throw std::bad_alloc();
   forbid(begin + nbytes, size - nbytes);
   data_ = begin;
   size_ = nbytes;
@@ -84,7 +57,7 @@ Pages::~Pages() {
   if (data_ == nullptr) return;
   const uint64_t size = round_up_page(size_ + kStrip);
   allow(data_ + size_, size - size_);
-  munmap(data_, size);
+  system::give_pages_back(data_, size);
 }
 
 Pages::Pages(Pages&& other) noexcept
@@ -112,17 +85,6 @@ FloatEnvironment::~FloatEnvironment() { asm volatile("msr fpcr, %0" : : "r"(save
 #else
 #error "FloatEnvironment: say how this architecture sets rounding and subnormals"
 #endif
-
-int64_t process_id() { return getpid(); }
-
-int available_cpus() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-  const unsigned n = std::thread::hardware_concurrency();
-  return n > 0 ? static_cast<int>(n) : 1;
-}
 
 uint64_t now_ns() {
   using std::chrono::duration_cast, std::chrono::nanoseconds, std::chrono::steady_clock;

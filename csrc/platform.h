@@ -1,8 +1,10 @@
-// What the core needs of the operating system and the processor beside the C++ library.
+// What the core needs of the operating system and the processor beside the C++ library: platform.cpp, and for the system
+// platform_posix.cpp or platform_windows.cpp. What the processor can is in isa.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace tritium {
 
@@ -43,9 +45,24 @@ class FloatEnvironment {
   uint64_t saved_;
 };
 
+// The threads that start starts run no signal handler of the process. What it throws passes through.
+void without_signals(const std::function<void()>& start);
+
+// False if the processor refused an instruction of work. Nothing inside it may have a destructor to run.
+bool survives(const std::function<void()>& work);
+
 int64_t process_id();
 int available_cpus();  // that this process may run on
 uint64_t now_ns();     // steady
+
+namespace system {
+
+uint64_t page_bytes();
+// Zeroed pages, of the larger kind if the system gives them at will. Null if there are none.
+uint8_t* take_pages(uint64_t nbytes, bool large);
+void give_pages_back(uint8_t* pages, uint64_t nbytes);
+
+}  // namespace system
 
 inline void cpu_relax() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -295,7 +295,8 @@ void fill_batch(Scene& s, const Shape& shape) {
     s.outputs.push_back(r);
     for (int32_t b = 0; b < kTableWidth; ++b) s.block_tables.push_back((r + b) % kBlocks);
   }
-  s.call.batch = {s.tokens.data(), s.positions.data(), s.slots.data(), s.block_tables.data(), kTableWidth, s.outputs.data(), 0, nullptr, 0};
+  s.call.batch = {s.tokens.data(), s.positions.data(), s.slots.data(), s.block_tables.data(), kTableWidth,
+                  s.outputs.data(), 0, nullptr, 0, nullptr, false};
 }
 
 }  // namespace

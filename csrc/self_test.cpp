@@ -1,8 +1,5 @@
 #include "self_test.h"
 
-#include <setjmp.h>
-#include <signal.h>
-
 #include <cstring>
 #include <memory>
 #include <string_view>
@@ -23,44 +20,6 @@ constexpr Shape kShapes[] = {
     {9, 512, 24, 5, 1, 20},
     {1, 384, 40, 4, 2, 20},
 };
-
-thread_local sigjmp_buf way_back;
-thread_local volatile sig_atomic_t guarded = 0;
-
-void on_illegal_instruction(int signal) {
-  if (guarded != 0) siglongjmp(way_back, 1);
-  // Not ours: die as if nobody had listened.
-  ::signal(signal, SIG_DFL);
-  raise(signal);
-}
-
-class IllegalInstructionGuard {
- public:
-  IllegalInstructionGuard() {
-    struct sigaction action {};
-    action.sa_handler = on_illegal_instruction;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGILL, &action, &saved_);
-  }
-  ~IllegalInstructionGuard() { sigaction(SIGILL, &saved_, nullptr); }
-  IllegalInstructionGuard(const IllegalInstructionGuard&) = delete;
-  IllegalInstructionGuard& operator=(const IllegalInstructionGuard&) = delete;
-
- private:
-  struct sigaction saved_;
-};
-
-// False if the processor refused an instruction. Nothing between here and the kernel has a destructor to run.
-bool run_guarded(const Kernel& kernel, const Scene& scene, Work& work) {
-  if (sigsetjmp(way_back, 1) != 0) {
-    guarded = 0;
-    return false;
-  }
-  guarded = 1;
-  kernel.run(scene.call, 0, scene.units, work);
-  guarded = 0;
-  return true;
-}
 
 const Kernel* counterpart(const Kernel& kernel, int64_t t, const std::vector<Kernel>& baseline) {
   for (const Kernel& b : baseline) {
@@ -89,7 +48,6 @@ bool fits(const Kernel& kernel, const Shape& shape) {
 
 std::string self_test(const std::vector<Kernel>& kernels, const std::vector<Kernel>& baseline) {
   const FloatEnvironment environment;
-  const IllegalInstructionGuard guard;
   Scene ours, theirs;
   for (const Kernel& kernel : kernels) {
     int compared = 0;
@@ -99,7 +57,7 @@ std::string self_test(const std::vector<Kernel>& kernels, const std::vector<Kern
       if (other == nullptr || !set_scene(ours, kernel.op, kernel.layout, shape)) return "self-test failed";
       set_scene(theirs, kernel.op, kernel.layout, shape);
       Work our_work, their_work;
-      if (!run_guarded(kernel, ours, our_work)) return "illegal instruction";
+      if (!survives([&] { kernel.run(ours.call, 0, ours.units, our_work); })) return "illegal instruction";
       other->run(theirs.call, 0, theirs.units, their_work);
       if (!same(ours, our_work, theirs, their_work)) return "self-test failed";
       ++compared;

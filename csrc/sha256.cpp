@@ -4,16 +4,13 @@
 #include <bit>
 #include <cstring>
 
+#include "isa.h"
 #include "thread_pool.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#if defined(__linux__)
-#include <sys/auxv.h>
-#endif
 #endif
 
 namespace tritium {
@@ -58,12 +55,6 @@ void compress_portable(uint32_t* state, const uint8_t* blocks, size_t n) {
 
 #if defined(__x86_64__)
 
-bool has_instructions() {
-  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_SSSE3) || !(ecx & bit_SSE4_1)) return false;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_SHA);
-}
-
 // Source: Intel SHA extensions, new instructions supporting the secure hash algorithm on Intel architecture processors, 2013.
 __attribute__((target("sha,sse4.1"))) void compress_fast(uint32_t* state, const uint8_t* blocks, size_t n) {
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
@@ -96,15 +87,6 @@ __attribute__((target("sha,sse4.1"))) void compress_fast(uint32_t* state, const 
 
 #elif defined(__aarch64__)
 
-bool has_instructions() {
-#if defined(__linux__)
-  constexpr unsigned long kSha2 = 1UL << 6;  // HWCAP_SHA2
-  return (getauxval(AT_HWCAP) & kSha2) != 0;
-#else
-  return true;  // every Apple processor of this architecture
-#endif
-}
-
 // Source: Arm architecture reference manual, SHA256H, SHA256H2, SHA256SU0 and SHA256SU1.
 __attribute__((target("+crypto"))) void compress_fast(uint32_t* state, const uint8_t* blocks, size_t n) {
   uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
@@ -130,13 +112,12 @@ __attribute__((target("+crypto"))) void compress_fast(uint32_t* state, const uin
 
 #else
 
-bool has_instructions() { return false; }
 constexpr Compress compress_fast = compress_portable;
 
 #endif
 
 Compress choose() {
-  static const Compress best = has_instructions() ? compress_fast : compress_portable;
+  static const Compress best = cpu_has_sha256() ? compress_fast : compress_portable;
   return best;
 }
 

@@ -1,8 +1,5 @@
 #include "thread_pool.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -17,23 +14,6 @@ constexpr uint64_t kShortestSpinNs = 1'000;
 
 // Shares that a thread looks at for work: looking at all would cost a large machine more than it gains. The caller sees them all.
 constexpr int kNeighbors = 8;
-
-// The threads inherit the mask: a signal handler of the process must not run on a worker.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    for (int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_SETMASK, &all, &saved_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t saved_;
-};
 
 int checked_size(int n_threads) {
   if (n_threads < 1 || n_threads > ThreadPool::kMaxThreads) {
@@ -53,10 +33,11 @@ ThreadPool::ThreadPool(int n_threads)
       workers_(static_cast<size_t>(n_threads)),
       threads_(new std::vector<std::thread>) {
   for (Worker& w : workers_) w.spin_ns = longest_spin_ns_;
-  const SignalsBlocked blocked;
   try {
     threads_->reserve(static_cast<size_t>(n_threads - 1));
-    for (int worker = 1; worker < n_threads; ++worker) threads_->emplace_back(&ThreadPool::serve, this, worker);
+    without_signals([&] {
+      for (int worker = 1; worker < n_threads; ++worker) threads_->emplace_back(&ThreadPool::serve, this, worker);
+    });
   } catch (...) {
     stop();
     throw;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -44,10 +45,7 @@ class File {
   File& operator=(const File&) = delete;
 
   Pages read() {
-    if (std::fseek(file_, 0, SEEK_END) != 0) fail();
-    const long size = std::ftell(file_);
-    if (size < 0 || std::fseek(file_, 0, SEEK_SET) != 0) fail();
-    Pages bytes(static_cast<uint64_t>(size));
+    Pages bytes(std::filesystem::file_size(path_));
     if (std::fread(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail();
     return bytes;
   }

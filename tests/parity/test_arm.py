@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driver_runs import Command, Recorder, arm_driver, drive, dump, instruction_sets
-from forwarding import forward, sha256, token_sequences
+from driver_runs import MODELS, Command, arm_driver, check_golden_bits, drive, dump, instruction_sets
+from forwarding import token_sequences
 from kernel_checks import cases_of, check
-from tiny_models import TINY, write_tiny
+from tiny_models import write_tiny
 from tritium.backends.cpu import CpuBackend
 from tritium.bundle import BundleWriter, ProgramResult, read_results
 from tritium.executor import Executor
@@ -28,16 +27,7 @@ from tritium.types import Batch
 
 I32 = NDArray[np.int32]
 
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "src" / "tritium" / "data" / "demo.gguf"
-GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
-LENGTHS = (1, 70, 33, 270)
-"""Of the sequences whose logits the golden hashes are over."""
-
 ISAS = ("neoni8mm", "neondot", "neon")
-CUTS = ((1, None, None), (2, 64, None), (3, 40, 1), (1, 7, None), (5, 300, 2), (2, None, None), (3, 9, 0))
-"""(threads, chunk, seed of a random mix or None), by turns."""
-
 pytestmark = pytest.mark.timeout(900)  # the first test builds, and an emulator is slow
 
 
@@ -59,24 +49,10 @@ def test_older_processors_are_told_apart(driver: Command, cpu: str, lacking: set
     assert {name for name in (*ISAS, "scalar") if status[name] == "ok"} == {*ISAS, "scalar"} - lacking
 
 
-@pytest.mark.parametrize("name", [*TINY, "demo"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("isa", [*ISAS, "scalar"])
 def test_every_instruction_set_gives_the_golden_bits(driver: Command, name: str, isa: str, tmp_path: Path) -> None:
-    """The plan is made here for the other machine: nothing of it depends on where it is made."""
-    number = [*TINY, "demo"].index(name)
-    threads, chunk, mix = CUTS[(number + len(isa)) % len(CUTS)]
-    path = DEMO if name == "demo" else write_tiny(tmp_path / "model.gguf", name)
-    with open_gguf(path) as file:
-        graph = build_graph(file.metadata, file.tensors)
-        plan = make_plan(graph, CpuBackend((isa,)), max_tokens=300, max_outputs=300)
-        sequences = token_sequences(graph.config.vocab_size, LENGTHS)
-        recorder = Recorder(plan)
-        forward(recorder, sequences, chunk, mix)  # type: ignore[arg-type]
-        bundle = dump(plan, file, recorder.batches, tmp_path / "model.bundle")
-    (result,) = read_results(drive(driver, bundle, "--threads", str(threads)))
-    assert sha256(forward(Recorder(plan, result), sequences, chunk, mix)) == GOLDEN[name]["logits"]  # type: ignore[arg-type]
-    used = {plan.steps[step].choices[choice].kernel for step, choice, calls, *_ in result.counters if calls}
-    assert {kernel.rpartition("_")[2] for kernel in used} == {isa}
+    check_golden_bits(driver, name, isa, tmp_path)
 
 
 def test_baseline_code_and_candidates_agree_with_this_machine(driver: Command, tmp_path: Path) -> None:

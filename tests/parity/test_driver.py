@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from driver_runs import Command, Recorder, drive, dump, instruction_sets, native_driver
+from driver_runs import LENGTHS, Command, Recorder, drive, dump, instruction_sets, native_driver
 from forwarding import forward, sha256, token_sequences
 from tiny_models import write_tiny
 from tritium.backends.cpu import CpuBackend, isa_status
@@ -23,8 +23,6 @@ from tritium.plan import make_plan
 
 MODEL = "relu2_gqa_tied_chat"
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())[MODEL]["logits"]
-LENGTHS = (1, 70, 33, 270)
-"""Of the sequences whose logits the golden hashes are over."""
 
 
 @pytest.fixture(scope="module")
