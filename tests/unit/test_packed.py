@@ -332,3 +332,20 @@ def test_a_number_that_is_not_finite_is_found_anywhere(layout: str, dtype: str) 
                     words[at] = kept
     with pytest.raises(ValueError, match="layout q8_0"):
         _native.all_finite(np.zeros(8, np.uint8), "q8_0")
+
+
+def test_a_file_is_renamed_while_nothing_maps_it_where_it_must_be(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        assert source not in Path("/proc/self/maps").read_text(encoding="ascii")
+        renamed(source, target)
+
+    monkeypatch.setattr(packed, "MAPPED_MAY_MOVE", False)
+    monkeypatch.setattr(packed.os, "replace", replace)
+    for n in (len(WANTED), 0):
+        kept, n_packed = residents(folder)
+        assert_content(kept)
+        assert n_packed == n

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tritium.filesystem import MAPPED_MAY_MOVE, is_own, open_to_read, others_may
 from tritium.ir import Resident
 
 Bytes = NDArray[np.uint8]
@@ -102,7 +103,7 @@ class PackedStore:
     def _open(self, path: Path, identity: bytes, key: bytes, start: int, end: int) -> Bytes | None:
         """The data of a file, verified, or None if there is no file or it is not right."""
         try:
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = open_to_read(path)
         except OSError:
             return None
         try:
@@ -122,7 +123,7 @@ class PackedStore:
             if b"".join(self._digests(data)) != signed[len(MAGIC) + _DIGEST_BYTES :]:
                 return None
             with contextlib.suppress(OSError):
-                os.utime(file)
+                os.utime(path)
             return data
         finally:
             os.close(file)
@@ -141,17 +142,24 @@ class PackedStore:
                     file.seek(start + place)
                     file.write(pack(resident).data)
                 file.flush()
-                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                data = np.frombuffer(mapping, np.uint8, end, start)
-                signed = MAGIC + identity + b"".join(self._digests(data))
+                mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8, end, start)
+                data: Bytes | None = mapped
+                signed = MAGIC + identity + b"".join(self._digests(mapped))
                 file.seek(0)
                 file.write(signed + _seal(key, signed))
             # Not forced to the disk, which would take longer than all the rest: what a crash tears is not right either.
+            if not MAPPED_MAY_MOVE:
+                del mapped
+                data = None
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
+        if data is None:
+            data = self._open(path, identity, key, start, end)
+        if data is None:
+            raise OSError(f"{path} did not stay as it was made")
         return data
 
     def _digests(self, data: Bytes) -> list[bytes]:
@@ -171,10 +179,10 @@ def _key(folder: Path) -> bytes:
     path = folder / KEY_NAME
     for _ in range(2):
         with contextlib.suppress(FileNotFoundError):
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = open_to_read(path)
             try:
                 facts = os.fstat(file)
-                private = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o077
+                private = stat.S_ISREG(facts.st_mode) and is_own(facts) and not others_may(facts)
                 key = os.read(file, KEY_BYTES + 1) if private else b""
             finally:
                 os.close(file)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tritium.resources import ROOT, allowed_cpus, available_memory, cpu_quota, read_text
 
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""Names of other systems."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -100,7 +102,7 @@ def read_machine(root: Path = ROOT, allowed: set[int] | None = None) -> Machine:
     return Machine(
         os=platform.system().lower(),
         kernel=platform.release(),
-        architecture=platform.machine(),
+        architecture=_ARCHITECTURES.get(platform.machine().lower(), platform.machine()),
         python=platform.python_version(),
         cpu=model[1].strip() if model else None,
         virtual=re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None,

@@ -9,6 +9,7 @@ Results go to stdout; progress, logs and errors go to stderr. A failure is one l
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -189,5 +190,8 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the console script ``tritium``."""
+    """Entry point of the console script ``tritium``. Its streams are UTF-8: the code page of a pipe on Windows lacks signs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
     sys.exit(invoke(sys.argv[1:]))

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tritium.errors import FormatError
+from tritium.errors import FormatError, UnsupportedError
 
 MAX_QUESTION = 8 << 20
 MAX_ANSWER = 1 << 31
@@ -17,8 +17,11 @@ _PIECE = 1 << 20
 
 
 def ask(path: Path, question: bytes) -> bytes:
-    """Send a question to the server at ``path``; its whole answer. Errors: OSError; FormatError for an answer without end."""
-    with socket.socket(socket.AF_UNIX) as connection:
+    """Send a question to the server at ``path``; its whole answer.
+
+    Errors: OSError; FormatError for an answer without end; UnsupportedError where the system has no local sockets.
+    """
+    with local_socket() as connection:
         connection.settimeout(_SECONDS)
         connection.connect(os.fspath(path))
         connection.sendall(question)
@@ -27,8 +30,8 @@ def ask(path: Path, question: bytes) -> bytes:
 
 
 def serve(path: Path, answer: Callable[[bytes], bytes], n: int | None) -> None:
-    """Answer ``n`` questions (None: without end), one after the other; only this user may ask. Errors: OSError."""
-    with socket.socket(socket.AF_UNIX) as server:
+    """Answer ``n`` questions (None: without end), one after the other; only this user may ask. Errors: as ``ask``."""
+    with local_socket() as server:
         before = os.umask(0o177)
         try:
             server.bind(os.fspath(path))
@@ -44,6 +47,13 @@ def serve(path: Path, answer: Callable[[bytes], bytes], n: int | None) -> None:
                 n = None if n is None else n - 1
         finally:
             path.unlink(missing_ok=True)
+
+
+def local_socket() -> socket.socket:
+    """A socket that only programs of this machine reach. Errors: UnsupportedError where the system has none."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise UnsupportedError("local sockets are not available here", hint="Exchange challenge and answer as files")
+    return socket.socket(socket.AF_UNIX)
 
 
 def _all(connection: socket.socket, most: int) -> bytes:

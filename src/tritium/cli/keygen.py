@@ -47,6 +47,7 @@ def command(
     """
     if (trust_path is not None) != bool(name and roles) or (retire is not None and trust_path is None):
         raise click.UsageError("--trust goes with --name and --role; --retire goes with --trust")
+    from tritium.filesystem import PRIVATE
     from tritium.receipts.sign import generate_key, write_key_pair
 
     key = generate_key()
@@ -62,7 +63,7 @@ def command(
         print_json(facts)
         return
     click.echo(key.public.id)
-    note(f"{path}: the private key, mode 0600; keep it where only you can read it")
+    note(f"{path}: the private key, {PRIVATE}; keep it where only you can read it")
     note(f"{public_path}: the public key, for everybody")
 
 

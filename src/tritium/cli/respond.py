@@ -9,7 +9,7 @@ import click
 
 from tritium.cli import json_option, note, print_json
 from tritium.cli._generation import load_model, model_options
-from tritium.cli._socket import serve
+from tritium.cli._socket import local_socket, serve
 
 if TYPE_CHECKING:
     from tritium.engine.model import Model
@@ -48,6 +48,7 @@ def command(
     from tritium.evidence.record import bandwidth
 
     if address is not None:
+        local_socket().close()
         with load_model(options, prefix_cache=False) as model:
             # What a receipt says of the model is hashed before the verifier's clock runs.
             model.file.sha256()

@@ -41,12 +41,15 @@ def machine_facts(machine: Mapping[str, Any], backend: str) -> dict[str, Any]:
         "caches",
         "memory_bytes",
     )
-    known = {flag for isa in read_policy().isas.values() for flag in isa["flags"]}
+    # Where the system tells no features, those stand here that the core's own probes found.
+    needs, isas = {name: isa["flags"] for name, isa in read_policy().isas.items()}, _isas()
+    known = {flag for flags in needs.values() for flag in flags}
+    probed = {flag for isa in isas if isa["status"] == "ok" for flag in needs[isa["name"]]}
     return {
         **{name: machine[name] for name in names},
         "caches": [dict(cache) for cache in machine["caches"]],
-        "cpu_flags": sorted({flag for flag in machine["flags"] if flag in known}),
-        "isas": _isas(),
+        "cpu_flags": sorted(known.intersection(machine["flags"]) or probed),
+        "isas": isas,
     }
 
 

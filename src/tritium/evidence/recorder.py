@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tritium.errors import NumericsError
 from tritium.evidence.trace import note_rows
-from tritium.resources import Memory, memory
+from tritium.resources import Memory, Usage, memory, usage
 from tritium.types import StepCount, Trace
 
 if TYPE_CHECKING:
@@ -39,14 +38,14 @@ class Recorder:
     columns: dict[int, bytes] = field(default_factory=dict)
     hidden: dict[int, bytes] = field(default_factory=dict)
     passes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    usage: tuple[resource.struct_rusage, ...] = ()
+    usage: tuple[Usage, ...] = ()
     after: Trace | None = None
     held: Memory | None = None
 
     def begin(self, ns: int) -> None:
         """Note the clocks of the submission."""
         self.start_ns, self.start_utc_ns = ns, time.time_ns()
-        self.usage = (resource.getrusage(resource.RUSAGE_SELF),)
+        self.usage = (usage(),)
 
     def step(
         self, start_ns: int, end_ns: int, position: int, n_tokens: int, n_outputs: int, columns: bytes, hidden: bytes
@@ -59,7 +58,7 @@ class Recorder:
     def end(self, trace: Trace) -> None:
         """Note the clocks and counters of the end."""
         self.end_ns, self.end_utc_ns = time.perf_counter_ns(), time.time_ns()
-        self.usage = (*self.usage, resource.getrusage(resource.RUSAGE_SELF))
+        self.usage = (*self.usage, usage())
         self.after, self.held = trace, memory()
 
 

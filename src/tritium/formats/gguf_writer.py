@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium.errors import ShapeError
+from tritium.filesystem import sync_folder
 from tritium.formats.gguf import DEFAULT_ALIGNMENT, GGUFFile
 from tritium.formats.gguf_header import ARRAY, BOOL, MAGIC, SCALARS, STRING
 from tritium.layouts import LAYOUTS, Bytes
@@ -156,9 +157,6 @@ class GGUFWriter:
             raise ShapeError("tensor data is incomplete", where=name, expected=f"{missing} bytes more")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
         os.replace(self._part, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)

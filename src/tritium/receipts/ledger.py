@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritium.errors import FormatError, GateError, UnsupportedError
+from tritium.filesystem import locked, sync_folder
 from tritium.receipts.keys import PublicKey, Trust
 from tritium.receipts.merkle import (
     EMPTY_ROOT,
@@ -145,7 +145,7 @@ def create_log(folder: Path, origin: str, signer: Signs) -> Checkpoint:
     """Make an empty log called ``origin``. Errors: FileExistsError if there is one; FormatError for an unfit name."""
     checkpoint = sign_checkpoint(origin, 0, EMPTY_ROOT, signer)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder / LOCK):
         if (folder / CHECKPOINT).exists() or (folder / "tile").exists():
             raise FileExistsError(errno.EEXIST, "there is a log already", str(folder))
         _publish(folder, [(CHECKPOINT, checkpoint.text.encode())])
@@ -159,7 +159,7 @@ def append(folder: Path, entries: Sequence[bytes], signer: Signs) -> Checkpoint:
     Errors: OSError; FormatError for an entry over 65 535 bytes; GateError if the log is damaged or not the signer's.
     """
     encode_entries(entries)
-    with _locked(folder):
+    with locked(folder / LOCK):
         path = folder / CHECKPOINT
         note = read_note(path)
         old, _ = open_checkpoint(note, read_origin(note), [signer.public], str(path))
@@ -178,19 +178,6 @@ def append(folder: Path, entries: Sequence[bytes], signer: Signs) -> Checkpoint:
     return new
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
-    import fcntl
-
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _publish(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Write each file beside its place, sync it, and rename it there; then sync the folders."""
     folders = {folder}
@@ -205,11 +192,7 @@ def _publish(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
         beside.replace(path)
         folders |= {parent for parent in path.parents if folder in (parent, *parent.parents)}
     for each in folders:
-        descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(each)
 
 
 def _drop_partial(folder: Path, old: int, new: int) -> None:

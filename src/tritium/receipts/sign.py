@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritium.errors import FormatError, UnsupportedError
+from tritium.filesystem import create, others_may
 from tritium.receipts.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ def read_private_key(path: Path) -> PrivateKey:
     except ImportError:
         raise _missing() from None
     with path.open("rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        facts = os.fstat(file.fileno())
         data = file.read(MAX_KEY_BYTES)
-    if mode & 0o077:
+    if others_may(facts):
         raise FormatError(
-            "a private key that others may read", where=str(path), expected="mode 0600", got=f"{mode:04o}",
+            "a private key that others may read", where=str(path), expected="mode 0600", got=f"{stat.S_IMODE(facts.st_mode):04o}",
             hint=f"chmod 600 {path}; if others may have read it, make a new one",
         )  # fmt: skip
     try:
@@ -111,10 +112,8 @@ def write_key_pair(key: PrivateKey, path: Path, *, force: bool = False) -> Path:
     elif public.exists() or public.is_symlink():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(public))
     for target, content, mode in ((path, key.to_pem(), 0o600), (public, key.public.to_pem().encode(), 0o644)):
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
+        with os.fdopen(create(target, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
     return public

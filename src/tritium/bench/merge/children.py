@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from tritium import env
+from tritium.resources import MAXRSS_UNIT
 
 PROGRAM = ("-m", "tritium")
 """Arguments of a Python that make it this package's command line."""
@@ -72,7 +72,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         process.wait()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return int(usage.ru_maxrss) * MAXRSS_UNIT
 
 
 def _text(file: IO[bytes]) -> str:
