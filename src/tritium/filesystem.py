@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HAS_MODES = hasattr(os, "geteuid")
-"""Files have an owner and a mode. On Windows the folder's access list rules, and that of a user's profile lets no other user in."""
+"""Files have an owner and a mode. On Windows the folder's access list rules; a user's profile lets no other user in."""
 PRIVATE = "mode 0600" if HAS_MODES else "as private as its folder"
 MAPPED_MAY_MOVE = HAS_MODES
 """A file that is mapped may be renamed and deleted."""

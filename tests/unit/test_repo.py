@@ -125,6 +125,16 @@ def test_only_env_reads_the_environment() -> None:
     assert not wrong
 
 
+def test_what_differs_between_systems_has_one_place() -> None:
+    """Headers and modules that not every system has; names of ``os`` that are asked for without looking are found by e2e."""
+    header = re.compile(r"#include <(?:sys/|fcntl|pthread|sched|setjmp|signal|unistd|windows)")
+    native = {label(path) for path in native_sources() if header.search(path.read_text(encoding="utf-8"))}
+    assert native == {"csrc/platform_posix.cpp", "csrc/platform_windows.cpp", "csrc/isa.cpp"}
+    modules_of_some = {"fcntl", "grp", "msvcrt", "posix", "pwd", "resource", "termios", "winreg"}
+    users = {label(path) for path in modules() if modules_of_some & {name.split(".")[0] for name in imports(path)}}
+    assert users == {"src/tritium/filesystem.py", "src/tritium/resources.py"}
+
+
 def test_environment_names_are_in_the_table_and_read() -> None:
     table = {variable.name for variable in env.VARIABLES}
     used = {
