@@ -27,6 +27,7 @@ from tritium.receipts import jcs
 PROBE_BYTES = 512 << 20
 CHECK_TOKENS = 6
 OPS_CONTEXT, OPS_TOKENS = 128, 16
+WARM_TOKENS = 16
 SETTLE_S = 0.03  # lets the threads of the one before go to sleep
 RECEIPTS = "receipts"
 
@@ -129,7 +130,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         tasks[BUSY] = others_percent
     for name, engine in taken.items():
         if not work.is_fresh:
-            speed(engine, replace(work, tokens=min(work.tokens, 128)), {}, None)
+            speed(engine, replace(work, tokens=min(work.tokens, WARM_TOKENS)), {}, None)
         tasks[name] = partial(speed, engine, work, answers, slug(work.name, name, isa, n_threads))
     if not work.is_fresh:
         tasks[CONTROL] = partial(speed, next(iter(taken.values())), work, {}, None)

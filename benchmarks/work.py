@@ -9,7 +9,6 @@ from pathlib import Path
 from benchmarks.engines import Contestant
 from benchmarks.files import model_file
 from benchmarks.report import Kind
-from tritium.engine.model import DEMO
 
 FOLDER = Path("build/bench")
 TRANSFORMERS = "transformers bf16 (dense)"
@@ -57,13 +56,13 @@ class Group:
 
 
 DECODE = Work("tg32", "decode", 32, 9, 110)
-PROMPT = Work("pp128", "prefill", 128, 5, 70, without=(NOISE,))
+PROMPT = Work("pp128", "prefill", 128, 5, 60, without=(NOISE, "llama.cpp tq1_0 q6_k"))
 LARGE = Work("pp512", "prefill", 512, 5, 90, without=(NOISE, "llama.cpp tq2_0 f16", *SLOW))
-BATCH = Work("tg16 of 8 sequences", "batch", 16, 7, 20, sequences=8, without=(NOISE,), ours_only=True)
+BATCH = Work("tg16 of 8 sequences", "batch", 16, 7, 25, sequences=8, without=(NOISE,), ours_only=True)
 LONG_PROMPT = Work(
-    f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, is_fresh=True
-)  # fmt: skip
-LONG_DECODE = Work(f"tg32 after {LONG_CONTEXT}", "decode", 32, 7, 25, context=LONG_CONTEXT)
+    f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, without=(INT8_KV,), is_fresh=True
+)
+LONG_DECODE = Work(f"tg32 after {LONG_CONTEXT}", "decode", 32, 5, 40, context=LONG_CONTEXT)
 
 
 def ours(*heads: str, isa: str | None = None, say: Callable[[str], None]) -> list[Contestant]:
@@ -127,15 +126,15 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 5, 50), _cut(PROMPT, 3, 45))))
+            groups.append(Group(n, beside, (_cut(DECODE, 5, 35), _cut(PROMPT, 3, 35))))
     return groups
 
 
 def quick(threads: Sequence[int], say: Callable[[str], None]) -> list[Group]:
-    """Ours and the limits: the shape with one head, and the embedded model."""
-    both = (*ours("f16", say=say), Contestant("tritium demo", "tritium", Path(DEMO), "f16"))
+    """Ours with one head, and the limits."""
+    one = tuple(ours("f16", say=say))
     works = (_cut(DECODE, 5, 12), _cut(PROMPT, 3, 12))
-    return [Group(n, both, works, has_ops=n == max(threads)) for n in sorted(threads, reverse=True)]
+    return [Group(n, one, works, has_ops=n == max(threads)) for n in sorted(threads, reverse=True)]
 
 
 def _cut(work: Work, n_rounds: int, budget_s: float) -> Work:
