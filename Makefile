@@ -20,6 +20,7 @@ JOBS := $(or $(WORKERS),2)
 PROFILE ?= default
 SECONDS ?= 60
 PROMPT ?= ROMEO:
+TEXT ?=
 
 .PHONY: run test crossval crossval-llama arm arm-driver systems system-drivers sanitize fuzz nightly bench bench-quick bench-publish bench-peers policy workflows docs fmt lint build stub wheel clean
 .DEFAULT_GOAL := build
@@ -98,7 +99,8 @@ $(ZIG)/.stamp: Makefile
 # environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs transformers. Kernels alone come first.
 bench: build
 	$(PY) -m benchmarks.lab --check
-	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python
+	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python \
+	  $(if $(TEXT),--text $(TEXT))
 
 # Ours and the limits, at most 2 minutes.
 bench-quick: build

@@ -20,19 +20,21 @@ from pathlib import Path
 from benchmarks import results, rows
 from benchmarks.engines import Contestant
 from benchmarks.report import budget_lines, op_lines
-from benchmarks.session import CHECK_TOKENS, OPS_CONTEXT, RECEIPTS, Session, measure, say, show
+from benchmarks.session import CHECK_TOKENS, RECEIPTS, Session, measure, say, show
 from benchmarks.work import FOLDER, Group, full, quick
 from tritium.backends import cpu
 from tritium.engine.model import DEMO
 from tritium.receipts.files import write_text
 
+ROWS = ("statistics", "perplexity", "overhead")
+
 
 def report(session: Session) -> Iterable[str]:
     """What follows the tables of the phases: ops, numerics, receipts, what is missing or failed."""
-    for name, ops in session.ops.items():
-        yield from budget_lines(name, ops)
-        yield from op_lines(f"decode by op · {name}, after {OPS_CONTEXT} tokens", ops["decode"])
-        yield from op_lines(f"prefill by op · {name}, {OPS_CONTEXT} tokens", ops["prefill"])
+    for ops in session.ops:
+        yield from budget_lines(ops["title"], ops)
+        for kind in ops["tables"]:
+            yield from op_lines(f"{kind} by op · {ops['title']}", ops[kind])
         yield ""
     for name, held in session.rows.get("memory", {}).items():
         yield f"memory · {name}: {rows.held_text(held)}"
@@ -96,6 +98,9 @@ def main() -> int:
     threads = tuple(int(n) for n in given.threads.split(",")) if given.threads else tuple(sorted({1, every}))
     session = Session(given.output, max(threads), frozenset(given.only.split(",") if given.only else ()))
     groups = choose(given, session, threads)
+    known = {*ROWS, *(work.name for group in groups for work in group.works)}
+    if not session.only <= known:
+        raise SystemExit(f"--only: expected names of {', '.join(sorted(known))}; got {', '.join(session.only - known)}")
     shutil.rmtree(given.output / RECEIPTS, ignore_errors=True)
     start = time.monotonic()
     contestants = list({c.name: c for group in groups for c in group.contestants}.values())

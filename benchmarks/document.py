@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks import results
 from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, PEAK, Phase
 from benchmarks.rows import STATISTICS_TOKENS
-from benchmarks.session import OPS_CONTEXT, OPS_TOKENS
-from benchmarks.targets import F16, Q6_K, Run, targets
+from benchmarks.session import OPS_TOKENS
+from benchmarks.targets import Run, targets
 from benchmarks.work import LONG_CONTEXT
 from tritium.bench.figures import REQUIRED, digits, read_sample
 from tritium.bench.stats import Summary, summarize
@@ -214,41 +214,29 @@ class Page:
         yield from ("## Bytes of a decoded token", "")
         yield from table(
             ("MB a token", "body", "head", "cache", "other", "all", "products skipped, %"),
-            (self._budget(name, ops) for name, ops in self.data["ops"].items()),
+            (self._budget(ops) for ops in self.data["ops"]),
         )
 
-    def _budget(self, name: str, ops: Mapping[str, Any]) -> Iterator[str]:
+    def _budget(self, ops: Mapping[str, Any]) -> Iterator[str]:
         parts = ops["bytes_by_part"]
-        yield name
+        yield ops["title"]
         yield from (digits(parts[part] / 1e6) for part in ("body", "head", "kv", "other"))
         yield digits(sum(parts.values()) / 1e6)
         skipped = sum(row["macs_skipped_per_token"] for row in ops["decode"])
         yield digits(100 * skipped / (skipped + sum(row["macs_per_token"] for row in ops["decode"])))
 
     def ops(self) -> Iterator[str]:
-        """Ops of decoding with both heads, and of prefill, where the head is hardly seen."""
-        for name, kind in ((F16, "decode"), (Q6_K, "decode"), (F16, "prefill")):
-            if name in self.data["ops"]:
-                ops = self.data["ops"][name]
-                rows, limits = ops[kind], ops["limits"]
-                yield from (f"## Ops of {kind}: {name}", "")
-                after = "After" if kind == "decode" else "A prompt of"
-                reads, multiplies = (digits(limits[n]) for n in ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s"))
-                yield f"{after} {OPS_CONTEXT} tokens; beside it {reads} GB/s, which caches may exceed, and {multiplies} GMAC/s."
-                yield ""
-                total = sum(row["us_per_token"] for row in rows)
-                shown = [row for row in rows if 100 * row["us_per_token"] >= SHOWN_PERCENT * total]
-                head = (
-                    "speed of",
-                    "kernel",
-                    "µs a token",
-                    "% of the time",
-                    "MB a token",
-                    "GB/s",
-                    "GMAC/s",
-                    "% of the limit",
-                )
-                yield from table(head, (_op(row, total) for row in shown))
+        """Ops one by one."""
+        head = ("op", "kernel", "µs a token", "% of the time", "MB a token", "GB/s", "GMAC/s", "% of the limit")
+        for view, kind in ((view, kind) for view in self.data["ops"] for kind in view["tables"]):
+            rows, limits = view[kind], view["limits"]
+            reads, multiplies = (digits(limits[n]) for n in ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s"))
+            total = sum(row["us_per_token"] for row in rows)
+            shown = [row for row in rows if 100 * row["us_per_token"] >= SHOWN_PERCENT * total]
+            yield from (f"## Ops of {kind}: {view['title']}", "")
+            yield f"Beside it {reads} GB/s, which caches may exceed, and {multiplies} GMAC/s of int8 products."
+            yield ""
+            yield from table(head, (_op(row, total) for row in shown))
 
     def weights(self) -> Iterator[str]:
         """Statistics of the models."""
@@ -257,7 +245,7 @@ class Page:
             "## What the rates depend on", "",
             f"Zeros and the cosine of the last hidden state with the row of the best token: {STATISTICS_TOKENS} random tokens on "
             f"the reference. Zero gates and codes, whose rows and columns are not read, and rows of the head that are left after "
-            f"4 and 8 bits: {OPS_TOKENS} tokens decoded after {OPS_CONTEXT}.", "",
+            f"4 and 8 bits: {OPS_TOKENS} decoded tokens.", "",
         )  # fmt: skip
         head = ("model", "zero trits, %", "zeros before down, %", "cosine", "zero gates, %", "zero codes, %",
                 "rows left at 4 bits", "at 8 bits")  # fmt: skip

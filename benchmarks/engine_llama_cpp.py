@@ -25,6 +25,7 @@ class LlamaCpp:
         if not self.model:
             raise SystemExit(f"llama.cpp does not load {path}")
         params = llama_cpp.llama_context_default_params()
+        self.settings = {name: int(getattr(params, name)) for name in ("n_batch", "n_ubatch", "flash_attn_type")}
         params.n_ctx = CONTEXT
         params.n_threads = params.n_threads_batch = n_threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
@@ -78,6 +79,7 @@ def main() -> None:
         "load_s": (time.perf_counter_ns() - start) / 1e9,
         "version": f"llama-cpp-python {llama_cpp.__version__}",
         "system": llama_cpp.llama_print_system_info().decode(),
+        "settings": engine.settings,
     }
     print(json.dumps(about), flush=True)
     for line in sys.stdin:

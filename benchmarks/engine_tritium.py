@@ -121,13 +121,16 @@ class Subject:
         is_best = best == int(logits[-1].argmax())
         return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
 
-    def ops(self, tokens: int, context: int, limits: dict[str, Any]) -> dict[str, Any]:
+    def ops(
+        self, tokens: int, context: int, limits: dict[str, Any], sequences: int = 1, seed: int = 0
+    ) -> dict[str, Any]:
         """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held."""
-        done = run(self.model, self.prompt(context), tokens + 1)
+        prompts = [self.prompt(context, seed + i) for i in range(sequences)]
+        done = run_together(self.model, prompts, tokens + 1, decode_only=True)
         plan, of = self.model.plan, Limits(**limits)
         rows = op_table(done.decode, plan, of)
         zeros = sparsity(done.decode)
-        outside = (sum(done.token_ns) - done.decode.wall_ns) / tokens
+        outside = (done.decode_ns - done.decode.wall_ns) / done.n_decoded
         return {
             "decode": [asdict(row) for row in rows],
             "prefill": [asdict(row) for row in op_table(done.prefill, plan, of)],

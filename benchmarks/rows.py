@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.engines import Contestant
 from benchmarks.quiet import noise_of
-from benchmarks.session import OPS_CONTEXT, OPS_TOKENS, PROBE_BYTES, Session, op_tables, say, show, slug
-from benchmarks.work import FOLDER, NOISE
+from benchmarks.session import OPS_TOKENS, PROBE_BYTES, Session, op_tables, say, show, slug
+from benchmarks.work import FOLDER, NOISE, View
 from tritium.backends import cpu
 from tritium.bench.agreement import PASSAGE
 from tritium.bench.perplexity import compare, cut_text
@@ -23,7 +23,7 @@ from tritium.engine.model import DEMO, load, resolve_model
 from tritium.formats.gguf import open_gguf
 
 STATISTICS_TOKENS = 16
-OVERHEAD_TOKENS, OVERHEAD_ROUNDS = 24, 7
+OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 24, 128, 7
 LOADS = 3
 
 
@@ -48,11 +48,12 @@ def survivors(session: Session, demo: Contestant) -> None:
     if not session.wants("statistics"):
         return
     with demo.start(session.n_threads, FOLDER / f"{slug(demo.name, 'screened')}.log") as engine:
-        ops = {**session.ops, demo.name: op_tables(engine, session.n_threads)}
+        shown = op_tables(engine, View(demo.name), session.n_threads, cpu.isas()[0])
     table = session.rows.setdefault("survivors", {})
-    for name, one in ops.items():
+    for one in (*session.ops, shown):
+        name = one["engine"]
         left = {row["op"]: row["macs_per_token"] / one["d_model"] for row in one["decode"] if row["part"] == "head"}
-        if "refine" in left:
+        if "refine" in left and name not in table:
             zeros = one["sparsity"] or {}
             table[name] = {
                 "vocab_size": one["vocab_size"],
@@ -67,7 +68,7 @@ def survivors(session: Session, demo: Contestant) -> None:
 def statistics_lines(rows: Mapping[str, Any]) -> list[str]:
     """The statistics as a table."""
     lines = [
-        f"weights · {STATISTICS_TOKENS} random tokens on the reference; rows left over {OPS_TOKENS} decoded after {OPS_CONTEXT}",
+        f"weights · {STATISTICS_TOKENS} random tokens on the reference; rows left over {OPS_TOKENS} decoded",
         f"  {'model':24}{'zero trits %':>13}{'zeros before down %':>21}{'cosine to top row':>19}"
         f"{'rows left at 4 bits':>21}{'at 8 bits':>11}",
     ]  # fmt: skip
@@ -94,7 +95,7 @@ def overhead(session: Session, contestant: Contestant) -> None:
         with contestant.start(session.n_threads, log) as engine:
             loads.append(engine.description)
             if i == LOADS - 1:
-                cost = engine.ask("overhead", tokens=OVERHEAD_TOKENS, context=OPS_CONTEXT, rounds=OVERHEAD_ROUNDS)
+                cost = engine.ask("overhead", tokens=OVERHEAD_TOKENS, context=OVERHEAD_CONTEXT, rounds=OVERHEAD_ROUNDS)
     session.rows["loading"] = {
         "engine": contestant.name,
         "load_s": [one["load_s"] for one in loads],

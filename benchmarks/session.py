@@ -15,9 +15,9 @@ from benchmarks.engines import Contestant, Engine
 from benchmarks.files import tensor_bytes
 from benchmarks.quiet import STAT, others_percent
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase, phase_lines
-from benchmarks.work import FOLDER, Group, Work
+from benchmarks.work import FOLDER, Group, View, Work
 from tritium.backends import cpu
-from tritium.bench.benchmark import measure_limits
+from tritium.bench.benchmark import Limits
 from tritium.bench.figures import REQUIRED, read_sample
 from tritium.bench.stats import interleave
 from tritium.engine.model import resolve_model
@@ -26,7 +26,7 @@ from tritium.receipts import jcs
 
 PROBE_BYTES = 512 << 20
 CHECK_TOKENS = 6
-OPS_CONTEXT, OPS_TOKENS = 128, 16
+OPS_TOKENS = 16
 WARM_TOKENS = 16
 SETTLE_S = 0.03  # lets the threads of the one before go to sleep
 RECEIPTS = "receipts"
@@ -41,7 +41,7 @@ class Session:
     only: frozenset[str] = frozenset()
     phases: list[Phase] = field(default_factory=list)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ops: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ops: list[dict[str, Any]] = field(default_factory=list)
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
@@ -104,10 +104,11 @@ def measure(session: Session, group: Group) -> None:
             phase = run_phase(session, work, running, group.n_threads, isa)
             session.phases.append(phase)
             show([*phase_lines(phase), ""])
-        if group.has_ops:
-            for name, engine in running.items():
-                if not engine.contestant.is_peer:
-                    session.ops[name] = op_tables(engine, group.n_threads)
+        session.ops += [
+            op_tables(running[view.engine], view, group.n_threads, isa)
+            for view in group.views
+            if view.engine in running
+        ]
         session.rows.setdefault("memory", {}).update(
             {f"{name}, {works[-1].name}": engine.ask("memory") for name, engine in running.items()
              if not engine.contestant.is_peer and not group.is_checked}
@@ -223,8 +224,11 @@ def check(session: Session, running: dict[str, Engine], n_threads: int) -> None:
                 known[f"scalar, {session.n_threads} threads"] = other.ask("hash", tokens=CHECK_TOKENS)["sha256"]
 
 
-def op_tables(engine: Engine, n_threads: int) -> dict[str, Any]:
+def op_tables(engine: Engine, view: View, n_threads: int, isa: str) -> dict[str, Any]:
     """Counters by op of a run, with the limits measured right before it."""
-    limits = measure_limits(n_threads, PROBE_BYTES)
-    answer = engine.ask("ops", tokens=OPS_TOKENS, context=OPS_CONTEXT, limits=asdict(limits))
-    return {**answer, "limits": asdict(limits), "threads": n_threads}
+    bandwidth = cpu.read_bandwidth(n_threads, PROBE_BYTES)
+    limits = asdict(Limits(n_threads, isa, bandwidth, cpu.int8_peak(isa, n_threads), cpu.f32_peak(isa, n_threads)))
+    answer = engine.ask(
+        "ops", tokens=OPS_TOKENS, context=view.context, limits=limits, sequences=view.sequences, seed=engine.seed
+    )
+    return {"engine": view.engine, "title": view.title(isa), "tables": view.tables, "limits": limits, **answer}

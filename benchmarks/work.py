@@ -41,10 +41,25 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """Ops one by one of an engine, after a context, of sequences side by side; ``tables``: "decode", "prefill" or both."""
+
+    engine: str
+    tables: tuple[str, ...] = ("decode",)
+    context: int = 128
+    sequences: int = 1
+
+    def title(self, isa: str) -> str:
+        """What it shows."""
+        together = f", {self.sequences} sequences" if self.sequences > 1 else ""
+        return f"{self.engine}, {isa}{together}, {self.context} tokens"
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Engines that are loaded together, with what they do. ``isa`` None is the best of this machine.
 
-    ``is_checked``: their logits are compared; ``has_ops``: their ops are shown one by one.
+    ``is_checked``: their logits are compared; ``views``: whose ops are shown.
     """
 
     n_threads: int
@@ -52,7 +67,7 @@ class Group:
     works: tuple[Work, ...]
     isa: str | None = None
     is_checked: bool = True
-    has_ops: bool = False
+    views: tuple[View, ...] = ()
 
 
 DECODE = Work("tg32", "decode", 32, 9, 110)
@@ -109,7 +124,11 @@ def full(
                 *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
                 *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
             ),
-            (DECODE, PROMPT, LARGE, BATCH), has_ops=True,
+            (DECODE, PROMPT, LARGE, BATCH),
+            views=(
+                View("tritium f16"), View("tritium q6_k"), View(NOISE, ()), View("tritium f16", ("prefill",), 512),
+                View("tritium f16", ("decode",), 8, 8),
+            ),
         ),
         Group(
             most,
@@ -117,12 +136,20 @@ def full(
                 Contestant("tritium f16", "tritium", long_file, "f16", options=LONG_KV),
                 Contestant(INT8_KV, "tritium", long_file, "f16", options={**LONG_KV, "kv": "int8"}),
             ),
-            (LONG_PROMPT, LONG_DECODE), is_checked=False,
+            (LONG_PROMPT, LONG_DECODE), is_checked=False, views=(View("tritium f16", ("decode",), LONG_CONTEXT),),
         ),
     ]  # fmt: skip
     if "avx2" in isas[1:]:
         beside = (*ours(*heads, isa="avx2", say=say), *llama(llama_avx2, tq2, say))
-        groups.append(Group(most, beside, (_cut(DECODE, 7, 60), _cut(PROMPT, 3, 45), _cut(LARGE, 3, 60)), isa="avx2"))
+        groups.append(
+            Group(
+                most,
+                beside,
+                (_cut(DECODE, 7, 60), _cut(PROMPT, 3, 45), _cut(LARGE, 3, 60)),
+                isa="avx2",
+                views=(View("tritium f16", ("decode", "prefill"), 512),),
+            )
+        )
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
@@ -134,7 +161,10 @@ def quick(threads: Sequence[int], say: Callable[[str], None]) -> list[Group]:
     """Ours with one head, and the limits."""
     one = tuple(ours("f16", say=say))
     works = (_cut(DECODE, 5, 12), _cut(PROMPT, 3, 12))
-    return [Group(n, one, works, has_ops=n == max(threads)) for n in sorted(threads, reverse=True)]
+    return [
+        Group(n, one, works, views=(View("tritium f16", ("decode", "prefill")),) * (n == max(threads)))
+        for n in sorted(threads, reverse=True)
+    ]
 
 
 def _cut(work: Work, n_rounds: int, budget_s: float) -> Work:
