@@ -35,17 +35,19 @@ SHOWN_PERCENT = 1.0
 
 
 def publish(folder: Path, root: Path) -> Path:
-    """Copy results and receipts into the folder of their date, in place of another run of that day; the copy's results.
+    """Copy results and accepted receipts into the folder of their date, in place of another run of that day; the copy's results.
 
-    Errors: FormatError for what are no results, for a receipt that is missing, is another one or is not accepted.
+    Errors: OSError; FormatError for what are no results, and for a receipt that is not the one of the results.
     """
     data = results.read(folder / "results.json")
     receipts = {}
     for name, row in data["receipts"].items():
         sample = read_sample(folder / name)
-        if jcs.digest(sample.receipt) != row["receipt_id"] or sample.problem is not None:
-            raise FormatError("a receipt of the results", where=name, expected=row["receipt_id"], got=sample.problem)
-        receipts[name] = sample.receipt
+        found = jcs.digest(sample.receipt)
+        if found != row["receipt_id"]:
+            raise FormatError("a receipt of the results", where=name, expected=row["receipt_id"], got=found)
+        if sample.problem is None:
+            receipts[name] = sample.receipt
     target = root / BASELINES / str(data["date"]) / "bench"
     shutil.rmtree(target, ignore_errors=True)
     for name, receipt in receipts.items():
@@ -75,17 +77,18 @@ def told(summary: Summary | None) -> str:
 
 
 class Page:
-    """The page of one run. ``place`` is its folder, as the page's root names it; ``root`` is where receipts are read."""
+    """The page of one run. ``path`` is its results file, below ``root``, which links and evidence start from."""
 
     def __init__(self, path: Path, root: Path) -> None:
         self.run = Run(results.read(path))
         self.data = self.run.data
         self.rows: Mapping[str, Any] = self.data["rows"]
-        self.path, self.root = path.relative_to(root), root
+        self.path = path.relative_to(root)
         self.receipts = {
             name: read_sample(path.parent / name).receipt
             for phase in self.run.phases
             for name in phase.receipts.values()
+            if (path.parent / name).is_file()
         }
 
     def lines(self) -> Iterator[str]:
@@ -203,6 +206,8 @@ class Page:
         if name not in phase.receipts:
             return "–"
         file = phase.receipts[name]
+        if file not in self.receipts:
+            return "not accepted"
         field, unit = ("prefill_ms", "ms") if phase.kind == "prefill" else ("tokens_per_second", "tok/s")
         value = self.receipts[file][field]
         decimals = 0 if value >= 1000 else 1 if value >= 10 else 2

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tritium.backends import cpu
 from tritium.bench.benchmark import (
@@ -48,12 +48,20 @@ SAMPLERS = {
 }
 
 
+class Kept(NamedTuple):
+    """A run, its recorders, and the bandwidth right after it."""
+
+    run: Run
+    watches: Sequence[Recorder]
+    probe: dict[str, Any] | None
+
+
 class Subject:
     """A loaded model, and the recorded runs of each kind of work."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.kept: dict[str, list[tuple[Run, Sequence[Recorder]]]] = {}
+        self.kept: dict[str, list[Kept]] = {}
 
     def prompt(self, n: int, seed: int = 0) -> list[int]:
         """Token ids spread over the vocabulary."""
@@ -70,7 +78,8 @@ class Subject:
             self.model, prompts, n_tokens, observers=watches, measure=bool(watches), decode_only=decode_only
         )
         if keep is not None:
-            self.kept.setdefault(keep, []).append((done, watches))
+            # Bandwidth drifts within minutes: what was read in this run is judged by what could be read right after it.
+            self.kept.setdefault(keep, []).append(Kept(done, watches, bandwidth(self.model)))
         return done
 
     def decode(self, tokens: int, context: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -100,15 +109,14 @@ class Subject:
     def receipt(self, work: str, path: str) -> dict[str, Any]:
         """Write the receipt of the middle run of a kind of work, the others its repeats; which one it is."""
         kept = self.kept.pop(work)
-        runs = [done for done, _ in kept]
+        runs = [one.run for one in kept]
         by_prefill = sorted(range(len(runs)), key=lambda i: runs[i].prefill_ns)[len(runs) // 2]
         i = middle(runs) if runs[0].token_ns else by_prefill
-        done, watches = kept[i]
-        params = greedy(len(done.token_ids))
-        machine, probe = asdict(read_machine()), bandwidth(self.model)
+        done = runs[i]
+        params, machine = greedy(len(done.token_ids)), asdict(read_machine())
         others = [other.results for j, other in enumerate(runs) if j != i]
         receipt = build_batch_receipt(
-            self.model, done.results, watches, params, machine=machine, probe=probe, repeats=others
+            self.model, done.results, kept[i].watches, params, machine=machine, probe=kept[i].probe, repeats=others
         )
         schema.write(receipt, Path(path))
         return {"index": i}

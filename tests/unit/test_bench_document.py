@@ -131,6 +131,17 @@ def test_a_receipt_that_was_touched_is_not_published(tmp_path: Path, folder: Pat
     assert newest(tmp_path) is None
 
 
+def test_a_receipt_that_the_judge_refuses_is_told_and_left_out(tmp_path: Path, folder: Path) -> None:
+    path, data = folder / "receipts" / "one.json", json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    receipt = {**json.loads(path.read_text(encoding="utf-8")), "tokens_per_second": 1e6}
+    path.write_text(json.dumps(receipt), encoding="utf-8")
+    data["receipts"]["receipts/one.json"]["receipt_id"] = jcs.digest(receipt)
+    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    row = next(line for line in page_of(tmp_path, folder).splitlines() if line.startswith(f"| {OURS} |"))
+    assert "| not accepted |" in row
+    assert not (tmp_path / "docs/baselines/2026-01-31/bench/receipts").exists()
+
+
 def test_a_run_with_noise_says_so_first(tmp_path: Path, folder: Path) -> None:
     data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     data["rows"]["noise"] = {"is_quiet": False, "reasons": ["others took up to 60 % of the CPUs"]}
