@@ -28,6 +28,11 @@ constexpr int64_t kDepth = kFlushBlocks * kPanelDepth;
 inline __m256i codes_of(__m256i packed, int shift) {
   return _mm256_and_si256(_mm256_srli_epi32(packed, shift), _mm256_set1_epi8(3));
 }
+inline __m256i four(const int8_t* a) {
+  int32_t word;
+  __builtin_memcpy(&word, a, 4);
+  return _mm256_set1_epi32(word);
+}
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store_256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 // Add the pairs of int16 in every lane of 32 bits.
@@ -207,6 +212,44 @@ inline int64_t blocks_at(const Panels& panels, int64_t b) {
   return panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
 }
 
+[[gnu::always_inline]] inline void add_codes_of(__m256i& sum, __m256i packed, __m256i mask, __m256i a) {
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_and_si256(packed, mask), a));
+  asm("" : "+x"(sum));
+}
+
+// One token and a panel: two vectors of sums. Half of the codes are multiplied where they stand, as 4·code, which saves shifts: the
+// bound is 16 additions a lane, one for each of the 16 blocks.
+void multiply_one(const uint8_t* block, int64_t n_blocks, const int8_t* a, __m256i* sums) {
+  const __m256i three = _mm256_set1_epi8(3), twelve = _mm256_set1_epi8(12), zero = _mm256_setzero_si256();
+  __m256i lo = zero, hi = zero, lo4 = zero, hi4 = zero;
+  for (int64_t b = 0; b < n_blocks; b += kFlushBlocks) {
+    const uint8_t* stop = block + kPanelBlockBytes * (n_blocks - b < kFlushBlocks ? n_blocks - b : kFlushBlocks);
+    __m256i l = zero, h = zero, l1 = zero, h1 = zero, l3 = zero, h3 = zero;
+    do {
+      __builtin_prefetch(block + kAhead);
+      const __m256i v = load_256(block), w = load_256(block + 32);
+      const __m256i x0 = four(a), x1 = four(a + 4), x2 = four(a + 8), x3 = four(a + 12);
+      add_codes_of(l, v, three, x0);
+      add_codes_of(h, w, three, x0);
+      add_codes_of(l1, v, twelve, x1);
+      add_codes_of(h1, w, twelve, x1);
+      const __m256i v4 = _mm256_srli_epi32(v, 4), w4 = _mm256_srli_epi32(w, 4);
+      add_codes_of(l, v4, three, x2);
+      add_codes_of(h, w4, three, x2);
+      add_codes_of(l3, v4, twelve, x3);
+      add_codes_of(h3, w4, twelve, x3);
+      block += kPanelBlockBytes;
+      a += kPanelDepth;
+    } while (block < stop);
+    lo = flush(lo, l);
+    hi = flush(hi, h);
+    lo4 = flush(flush(lo4, l1), l3);
+    hi4 = flush(flush(hi4, h1), h3);
+  }
+  sums[0] = _mm256_add_epi32(lo, _mm256_srai_epi32(lo4, 2));
+  sums[1] = _mm256_add_epi32(hi, _mm256_srai_epi32(hi4, 2));
+}
+
 // Few tokens: panel by panel, codes go from the packed bytes to the products without a stop.
 void stream(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int64_t end) {
   int32_t totals[kStreamed];
@@ -286,7 +329,14 @@ void multiply_blocked(const Tokens& x, int64_t n, const Panels& panels, int64_t 
 
 // One token: every panel of the range streams through registers, bytes are read once.
 KERNEL_FUNCTION(i2s_gemv) {
-  stream(Tokens(call, 0), 1, Panels(call.weights[0]), begin, end);
+  const Panels panels(call.weights[0]);
+  const Tokens x(call, 0);
+  const int32_t total = sum_of(x.a, panels.n_blocks);
+  for (int64_t p = begin; p < end; ++p) {
+    __m256i sums[2];
+    multiply_one(panels.panel(p), panels.n_blocks, x.a, sums);
+    finish(x, panels, 0, total, p, p + 1, sums, 0);
+  }
   count_linear(call, begin, end, work);
 }
 
