@@ -56,9 +56,15 @@ def vectors(folder: Path) -> str:
     prompt = ids_sha256([1, 2, 3])
     receipt = {
         "schema_version": "1.0.0",
-        "tokens_per_second": 15.0,
+        "deterministic": True,
         "model": {"sha256": "5a" * 32},
-        "evidence": {"run": {"prompt_sha256": prompt, "token_ns": [1000, 2500, 4100, 5600, 7000]}},
+        "evidence": {
+            "run": {
+                "prompt_sha256": prompt,
+                "sampling": {"temperature": 1.0},
+                "token_ns": [1000, 2500, 4100, 5600, 7000],
+            }
+        },
     }
     history: list[Checkpoint] = [ledger.create_log(folder, ORIGIN, LOG)]
     intent = Intent("5a" * 32, prompt, RUNNER.public.id, NONCE, MOMENT)

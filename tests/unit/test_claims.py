@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tritium.bench.claims import check_claims, find_claims, fix
+from tritium.bench.quantities import rendered
 from tritium.cli import invoke
+from tritium.errors import FormatError
 
 DATED = "docs/baselines/2026-01-31"
 
@@ -54,16 +56,122 @@ def statuses(text: str, project: Path) -> list[tuple[str, str]]:
         ("`tritium benchmark --tokens 128` takes a model.", []),
         ("See version 1.0.0 of 2026-01-31, decode-2 and #12.", []),
         ("Loads in < 5 minutes.", []),
+        ("A test that hangs for 300 s fails; files stay for 30 days.", []),
+        ("| x | default |\n|---|---|\n| BITNET_SEED | 0 |\n| traces | µs |\n| y | 7 |", []),
+        ("The vocabulary has 128,256 entries, 16x16 tiles, W1.58A8 and 2 T of weights.", []),
+        ("<!-- 20 tok/s, once --> Nothing.", []),
     ],
 )
 def test_what_is_a_claim(text: str, found: list[str]) -> None:
     assert [claim.text for claim in find_claims(Path("page.md"), text)] == found
 
 
+SPELLINGS = (
+    "It decodes 20 {}.",
+    "Throughput: **20** {}",
+    "Speed is 20\u00a0{}",
+    "Speed is 20\u202f{}",
+    "Speed is 20&nbsp;{}",
+    "Speed is\n20\n{}",
+    "> decode `20 {}`",
+    "```text\ndecode  20 {}\n```",
+    "| speed | x |\n|---|---|\n| ~20 {} | 2B |",
+    "- it is fast, 1.2e4 {}",
+    "# Decodes 12'345 {}",
+    "It decodes 12\u2009345 {}",
+    "Speed: 20+ {}",
+    "<td>decode 20 {}</td>",
+)
+UNITS = (
+    *(
+        "tok/s",
+        "tokens/s",
+        "tokens per second",
+        "token/sec",
+        "t/s",
+        "TPS",
+        "toks/s",
+        "Tok/s",
+        "tokens a second",
+        "tokens / s",
+    ),
+    *("GB/s", "GB per second", "TB/s", "MiB/sec", "GFLOPS", "GFLOP/s", "TOPS", "GMAC/s"),
+    *(
+        "ms per token",
+        "ms/tok",
+        "seconds per token",
+        "J/token",
+        "mJ per token",
+        "ms",
+        "milliseconds",
+        "seconds",
+        "μs",
+        "µs",
+    ),
+    *("×", "x", "times faster", "%", "percent", "MB", "GiB", "W"),
+)
+
+
+@pytest.mark.parametrize("sentence", SPELLINGS)
+def test_a_claim_in_any_spelling(sentence: str) -> None:
+    for unit in UNITS:
+        found = [claim.numbers for claim in find_claims(Path("page.md"), sentence.format(unit))]
+        assert len(found) == 1, unit
+        assert "".join(c for c in found[0][0] if c.isalnum()) in {"20", "12345", "12e4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Decode speed (tok/s): 20", ["tok/s): 20"]),
+        ("A rate in tok/s of 20.", ["tok/s of 20"]),
+        ("<th>tok/s</th><td>20</td> tokens_per_second = 15.3", ["tokens_per_second = 15.3"]),
+        ('```json\n{"tokens_per_second": 15.3}\n```', ['tokens_per_second": 15.3']),
+        ("A ×3 speedup.", ["×3"]),
+        ("It writes twenty tokens per second.", ["twenty tokens per second"]),
+        (
+            "It is three times faster, twice as fast and takes half the time.",
+            ["three times faster", "twice as fast", "half the time"],
+        ),
+        ("| model | decode tok/s | size MB | note |\n|---|---|---|---|\n| 2B | 20.5 | 1187 | 7 |", ["20.5", "1187"]),
+        ("| model | peak MB |\n|---|---|\n| 3B | 1,187 <!-- no --> |\n| 7B | – |", ["1,187"]),
+        ("It outperforms the other by 30 %, needs 512 MB of RAM and responds within 3 ms.", ["30 %", "512 MB", "3 ms"]),
+    ],
+)
+def test_claims_that_are_no_number_and_unit(text: str, found: list[str]) -> None:
+    claims = [claim.text for claim in find_claims(Path("page.md"), text)]
+    assert claims == found
+
+
+@pytest.mark.parametrize(
+    "text", ["123 " * 3000, "1-" * 3000, "tok/s " * 3000, "| " * 3000, "20" + " " * 9000, "9" * 9000]
+)
+def test_a_page_of_any_text_is_read_in_time_that_grows_with_it(text: str) -> None:
+    assert find_claims(Path("page.md"), text) == []
+
+
+def test_numbers_are_compared_as_they_are_spelled() -> None:
+    value = 12345.678
+    for like in ("9,999.9", "9 999.9", "9\u202f999.9", "9'999.9", "9_999.9", "9999.9", "1.2e4", "1.23E+4", "9.9k"):
+        text = rendered(value, like)
+        assert rendered(value, text) == text
+    assert [rendered(value, like) for like in ("9,999", "1.2e4", "1.23E+4", "9.9k", "9_999.9")] == [
+        *("12,346", "1.2e4", "1.23E+4", "12.3k", "12_345.7")
+    ]
+    with pytest.raises(FormatError, match="words"):
+        rendered(value, "twenty tok/s")
+
+
 def test_what_is_bound_is_a_claim() -> None:
     assert [c.text for c in find_claims(Path("page.md"), "Tolerance ±15 % <!-- bound: a.toml#b --> of 3 %.")] == [
         "15 %"
     ]
+
+
+def test_a_comment_that_binds_nothing_is_to_be_corrected(project: Path) -> None:
+    bound = f"<!-- bound: {DATED}/cpu.json#tokens_per_second -->"
+    assert [status for _, status in statuses(f"It is fast {bound}.", project)] == ["unverified"]
+    assert [status for _, status in statuses(f"{bound}\n\n```text\nno number\n```\n", project)] == ["unverified"]
 
 
 def test_a_claim_knows_its_line() -> None:

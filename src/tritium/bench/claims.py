@@ -1,7 +1,7 @@
 """Claims of performance in Markdown, and the evidence each is bound to.
 
-A claim is a number with a unit of speed, or a number with ms, ×, %, MB and the like in a sentence or a table that speaks of
-performance. A comment after it, or in front of a block of code for the claims in that block, binds it::
+A claim is a quantity of performance (see ``quantities``). A comment after it, or in front of a block of code for the
+claims in that block, binds it::
 
     It decodes 24.1 tok/s <!-- bound: docs/baselines/2026-01-31/cpu.json#tokens_per_second speed=E2 -->.
 
@@ -21,43 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritium.bench.quantities import Unit, bound_quantity, find_quantities, rendered
 from tritium.errors import FormatError
 from tritium.gates import judge, parse_requirements, read_policy
 
 DEFAULT_LEVEL = "speed=E2"
 DATED = re.compile(r"(?:^|/)docs/baselines/(?:\d{4}-\d{2}-\d{2}/|\d{8}-)")
 
-_NUMBER = r"\d{1,3}(?:[  ,]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
-# Unit → what it measures, and its size in the base unit of that.
-_SPEEDS = {
-    "tok/s": ("rate", 1.0),
-    "tokens/s": ("rate", 1.0),
-    "tokens per second": ("rate", 1.0),
-    "GB/s": ("bandwidth", 1e9),
-    "MB/s": ("bandwidth", 1e6),
-    "GiB/s": ("bandwidth", 2.0**30),
-    "GMAC/s": ("compute", 1e9),
-    "TMAC/s": ("compute", 1e12),
-    "ms/token": ("time", 1e-3),
-    "µs/token": ("time", 1e-6),
-}
-_OTHERS = {
-    "s": ("time", 1.0),
-    "ms": ("time", 1e-3),
-    "µs": ("time", 1e-6),
-    "us": ("time", 1e-6),
-    "ns": ("time", 1e-9),
-    "×": ("ratio", 1.0),
-    "x": ("ratio", 1.0),
-    "%": ("ratio", 0.01),
-    "kB": ("bytes", 1e3),
-    "MB": ("bytes", 1e6),
-    "GB": ("bytes", 1e9),
-    "KiB": ("bytes", 1024.0),
-    "MiB": ("bytes", 2.0**20),
-    "GiB": ("bytes", 2.0**30),
-}
-_UNITS = {**_SPEEDS, **_OTHERS}
 _FIELDS = (  # endings of a field's name → what it measures, and its unit in the base unit
     ("tokens_per_second", ("rate", 1.0)),
     ("tok_s", ("rate", 1.0)),
@@ -70,16 +40,7 @@ _FIELDS = (  # endings of a field's name → what it measures, and its unit in t
     ("_s", ("time", 1.0)),
     ("percent", ("ratio", 0.01)),
 )
-_CLAIM = re.compile(
-    rf"(?<![\w.,#/-])(?P<low>{_NUMBER})(?:\s?(?:–|-|to)\s?(?P<high>{_NUMBER}))?[ \u00a0]?"
-    rf"(?P<unit>{'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})(?![\w/])"
-)
-_WORDS = re.compile(
-    r"\b(?:fast(?:er|est)?|slow(?:er|est|s)?|slow-?down|speed(?:s|-?up)?|latency|throughput|performance|prefill\w*|decod\w+"
-    r"|bandwidth|overhead|memory|RSS|resident|load(?:s|ed|ing)?|takes?|took|startup"
-    r"|quick(?:er|ly)?|time per token|TTFT|TPOT|benchmarks?|accuracy|regressions?)\b",
-    re.IGNORECASE,
-)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _BOUND = re.compile(r"<!--\s*bound:\s*(?P<body>.*?)\s*-->", re.DOTALL)
 _REFERENCE = re.compile(r"(?P<path>[^\s#]+)#(?P<field>\S+)")
 _LEVEL = re.compile(r"\b[a-z]+=E\d\b(?:,[a-z]+=E\d\b)*")
@@ -109,7 +70,7 @@ class Claim:
     text: str
     start: int  # in the page's text
     numbers: tuple[str, ...]
-    unit: str
+    unit: Unit
     references: tuple[Reference, ...] = ()
     require: str = DEFAULT_LEVEL
     status: str = "unverified"
@@ -131,33 +92,42 @@ class Claim:
 def find_claims(path: Path, text: str) -> list[Claim]:
     """All claims of a page in order, each with the references of the comment that binds it."""
     claims: list[Claim] = []
-    lead: re.Match[str] | None = None
+    lead: list[Claim] = []  # what the comments of the paragraph before bind, if not a claim of their own
     for start, block, is_code in _blocks(text):
-        hidden = _BOUND.sub(lambda m: " " * len(m[0]), block)
-        found = [
-            Claim(path, text.count("\n", 0, start + m.start()) + 1, m[0], start + m.start(), _numbers(m), m["unit"])
-            for m in _CLAIM.finditer(hidden)
-            if m["unit"] in _SPEEDS
-            or _speaks_of_performance(hidden, m.start(), is_code)
-            or _BOUND.match(block[m.end() :].lstrip())
-        ]
-        comments = list(_BOUND.finditer(block))
-        if is_code and lead is not None:
-            _bind_in_order(found, lead["body"])
-        for comment in comments:
-            before = [c for c in found if c.start < start + comment.start() and not c.references]
+        found = _claims_of(path, text, start, block, is_code)
+        if is_code and found and lead:
+            _bind_in_order(found, lead.pop().text)
+        claims += lead
+        lead = []
+        for comment in _BOUND.finditer(block):
+            at = start + comment.start()
+            before = [c for c in found if c.start < at and not c.references]
             if before:
                 _bind_in_order(before[-1:], comment["body"])
-        lead = comments[-1] if comments and not found and not is_code else None
+            elif not is_code:
+                lead.append(Claim(path, text.count("\n", 0, at) + 1, comment["body"], at, (), Unit("nothing", 1.0)))
+                lead[-1].why = "binds no number"
         claims += found
+    claims += lead
     generated = _GENERATED.search(text)
     for claim in claims if generated else ():
         claim.references = claim.references or (Reference(generated["path"], ""),) if generated else ()
     return claims
 
 
-def _numbers(match: re.Match[str]) -> tuple[str, ...]:
-    return tuple(number for number in (match["low"], match["high"]) if number)
+def _claims_of(path: Path, text: str, start: int, block: str, is_code: bool) -> list[Claim]:
+    """The claims of a block that begins at ``start``: quantities of performance, and what a comment binds."""
+    hidden = _COMMENT.sub(lambda m: " " * len(m[0]), block)
+    quantities = find_quantities(hidden, is_code=is_code)
+    taken = {at for q in quantities for at in range(q.start, q.start + len(q.text))}
+    for comment in _BOUND.finditer(block):
+        bound = bound_quantity(hidden[: comment.start()])
+        if bound is not None and bound.start not in taken:
+            quantities.append(bound)
+    return [
+        Claim(path, text.count("\n", 0, start + q.start) + 1, q.text, start + q.start, q.numbers, q.unit)
+        for q in sorted(quantities, key=lambda q: q.start)
+    ]
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str, bool]]:
@@ -177,24 +147,6 @@ def _blocks(text: str) -> Iterator[tuple[int, str, bool]]:
         at += len(line)
     if text[begin:].strip():
         yield begin, text[begin:], fence is not None
-
-
-def _speaks_of_performance(block: str, at: int, is_code: bool) -> bool:
-    """Whether a word of performance stands in the number's sentence, line of code, or row or head of its table."""
-    line_start = block.rfind("\n", 0, at) + 1
-    line = block[line_start : block.find("\n", at) if "\n" in block[at:] else len(block)]
-    if line.lstrip().startswith("|"):
-        return bool(_WORDS.search(_prose(line)) or _WORDS.search(_prose(block.lstrip().split("\n", 1)[0])))
-    if is_code:
-        return bool(_WORDS.search(line))
-    ends = [m.end() for m in re.finditer(r"[.!?;](?=\s)|\n(?=\s*[-*#\d])", block)]
-    start = max((end for end in ends if end <= at), default=0)
-    stop = min((end for end in ends if end > at), default=len(block))
-    return bool(_WORDS.search(_prose(block[start:stop])))
-
-
-def _prose(text: str) -> str:
-    return re.sub(r"`[^`]*`", "", text)
 
 
 def _bind_in_order(claims: Sequence[Claim], body: str) -> None:
@@ -276,25 +228,16 @@ def _field(document: Any, field: str, name: str) -> float:
     return float(document)
 
 
-def _in_unit(value: float, reference: Reference, unit: str) -> float:
+def _in_unit(value: float, reference: Reference, unit: Unit) -> float:
     """A field's value in the unit of the text; a policy's field whose name tells no unit is in that already."""
-    kind, size = _UNITS[unit]
     name = re.sub(r"\[\d+\]$", "", reference.field)
     known = next((what for ending, what in _FIELDS if name.endswith(ending)), None)
     if known is None and reference.path.endswith(".toml"):
         return value
     measured, factor = known or ("ratio", 1.0)
-    if measured != kind:
-        raise FormatError("the field is of another dimension", where=reference.field, expected=kind, got=measured)
-    return value * factor / size
-
-
-def rendered(value: float, like: str) -> str:
-    """A value with the decimals and the separator of thousands of a number in a text."""
-    decimals = len(like.partition(".")[2])
-    separator = next((s for s in " , " if s in like), "")
-    text = f"{value:,.{decimals}f}"
-    return text.replace(",", separator)
+    if measured != unit.kind:
+        raise FormatError("the field is of another dimension", where=reference.field, expected=unit.kind, got=measured)
+    return value * factor / unit.size
 
 
 def fix(text: str, claims: Sequence[Claim]) -> str:

@@ -133,8 +133,8 @@ def list_sets(directory: Path, commit: str | None, as_json: bool) -> None:
     type=click.Choice(["ratchet", "classic", "envelope"]),
     default="ratchet",
     show_default=True,
-    help="ratchet: against the released set, else the newest; classic: 0.95 and 1.1 times the released speed; envelope: "
-    "documented bands of 2-billion-weight models.",
+    help="ratchet: against the released set, else the newest; classic: FAIL below 0.95 of the released speed, ATTENTION "
+    "from 1.1; envelope: documented bands of 2-billion-weight models.",
 )
 @json_option
 @click.pass_context
