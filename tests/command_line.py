@@ -9,7 +9,9 @@ from pathlib import Path
 PROGRAM = [sys.executable, "-c", "from tritium.cli import main; main()"]
 
 
-def tritium(*arguments: str | Path, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def tritium(
+    *arguments: str | Path, text: str = "", cwd: Path | None = None, timeout_s: int = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """One run with ``text`` on standard input and nothing inherited but what a process needs to start."""
     import os
 
@@ -18,7 +20,8 @@ def tritium(*arguments: str | Path, text: str = "", **environment: str) -> subpr
         input=text,
         capture_output=True,
         encoding="utf-8",
+        cwd=cwd,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )

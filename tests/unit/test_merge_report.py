@@ -59,7 +59,7 @@ def outcome(**words: Word) -> Outcome:
 
 def account(folder: Path, result: Outcome) -> Account:
     job = Job(folder, "demo", folder / "raw", RULES)
-    return Account(7, job, result, None, [("CPU", "a | b")], "local")
+    return Account(7, job, result, "5a" * 20, None, [("CPU", "a | b")], "local")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_evidence_line_has_its_five_parts() -> None:
 def test_a_check_run_has_the_shape_that_github_takes(tmp_path: Path, word: Word) -> None:
     result = outcome(baseline=word)
     check = check_run(account(tmp_path, result), decide(result, RULES), "x" * (2 * MOST_TEXT))
-    assert check["status"] == "completed"
+    assert (check["status"], check["head_sha"]) == ("completed", "5a" * 20)
     assert check["conclusion"] in ("success", "failure", "neutral")
     assert (check["conclusion"] == "failure") is (word == "FAIL")
     assert set(check["output"]) == {"title", "summary", "text"}

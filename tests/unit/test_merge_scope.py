@@ -9,7 +9,7 @@ import pytest
 
 from tritium.bench.merge import ledger
 from tritium.bench.merge.rules import SHIPPED, Group, read_rules
-from tritium.bench.merge.scope import ChangedFile, read_scope, totals
+from tritium.bench.merge.scope import ChangedFile, commit, read_scope, totals
 from tritium.errors import FormatError, UnsupportedError
 
 
@@ -80,6 +80,33 @@ def test_no_change_has_no_share_and_no_base_is_an_error(repository_of_a_change: 
     assert {t.percent for t in scope.categories.values()} == {0}
     with pytest.raises(UnsupportedError, match="git"):
         read_scope(repository_of_a_change, "nowhere", read_rules())
+
+
+def test_a_branch_of_the_remote_is_a_base_too(
+    repository_of_a_change: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    clone = tmp_path_factory.mktemp("clone") / "of it"
+    subprocess.run(["git", "clone", "-q", str(repository_of_a_change), str(clone)], check=True)
+    assert read_scope(clone, "main", read_rules()) == read_scope(repository_of_a_change, "main", read_rules())
+    assert commit(clone) == commit(repository_of_a_change)
+    assert commit(clone.parent) is None
+
+
+def test_what_is_renamed_removed_or_has_an_odd_name(repository_of_a_change: Path) -> None:
+    where = repository_of_a_change
+    (where / "docs").mkdir(exist_ok=True)
+    (where / "docs/a\tb.md").rename(where / "docs/ä c\nd.md")
+    (where / "picture.png").unlink()
+    who = ["-c", "user.name=A", "-c", "user.email=a@a.example", "-c", "commit.gpgsign=false"]
+    for arguments in (["add", "-A"], ["commit", "-qm", "three"]):
+        subprocess.run(["git", *who, *arguments], cwd=where, check=True)
+    scope = read_scope(where, "HEAD~1", read_rules())
+    assert {(file.path, file.category, file.added, file.removed) for file in scope.files} == {
+        ("docs/a\tb.md", "documentation", 0, 3),
+        ("docs/ä c\nd.md", "documentation", 3, 0),
+        ("picture.png", "production", 0, 0),
+    }
+    assert scope.categories["production"].n_files == 1
 
 
 @pytest.mark.parametrize("lines", [[1, 1, 1], [1, 0, 0], [7, 11, 13, 17, 19, 23], [2, 1]])

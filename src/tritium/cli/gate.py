@@ -39,6 +39,13 @@ def command() -> None:
     "--repeats", type=click.IntRange(2), default=2, show_default=True, help="Runs of the benchmark that count."
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds of the interleaved stages, memory and simd.",
+)
+@click.option(
     "--base", type=click.Path(path_type=Path),
     help="What to compare with: a baseline set, a folder of them, or a release file. [default: ci/baseline.json]",
 )  # fmt: skip
@@ -50,7 +57,7 @@ def command() -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the reports. [default: ci/receipts/pr-N]")
 @json_option
 def benchmarks(
-    number: int, model: str | None, device: str, threads: int | None, tokens: int, repeats: int, base: Path | None,
+    number: int, model: str | None, device: str, threads: int | None, tokens: int, repeats: int, rounds: int, base: Path | None,
     base_commit: str, peers: Path | None, rules_file: Path | None, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Build, benchmark, verify, compare, check accuracy and service levels; write the reports of pull request N.
@@ -61,14 +68,15 @@ def benchmarks(
     from tritium.bench.host import fingerprint, rows
     from tritium.bench.merge.pipeline import run_stages
     from tritium.bench.merge.report import GATE, Account, write_reports
+    from tritium.bench.merge.scope import commit
     from tritium.bench.merge.stages import PIPELINE
 
     rules = _rules(rules_file)
     root = Path.cwd()
-    job = _job(root, model, FOLDER / "benchmarks", rules, threads, tokens, repeats, base, peers)
+    job = _job(root, model, FOLDER / "benchmarks", rules, threads, tokens, repeats, rounds, base, peers)
     scope = _scope(root, base_commit, rules)
     outcome = run_stages(GATE, PIPELINE, job, told=_tell)
-    account = Account(number, job, outcome, scope, rows(fingerprint()), env.runner())
+    account = Account(number, job, outcome, commit(root), scope, rows(fingerprint()), env.runner())
     files, decision = write_reports(account, output or Path(f"ci/receipts/pr-{number}"))
     _summarize(files[1].read_text(encoding="utf-8"))
     if as_json:
@@ -89,7 +97,7 @@ def _rules(file: Path | None) -> Rules:
 
 def _job(
     root: Path, model: str | None, folder: Path, rules: Rules, threads: int | None = None, tokens: int = 128,
-    repeats: int = 2, base: Path | None = None, peers: Path | None = None,
+    repeats: int = 2, rounds: int = 3, base: Path | None = None, peers: Path | None = None,
 ) -> Job:  # fmt: skip
     from tritium.bench.merge.stages import Job
     from tritium.engine.model import DEMO, resolve_model
@@ -98,7 +106,7 @@ def _job(
     if not resolve_model(name).is_file():
         raise FileNotFoundError(2, "no such model", name)
     return Job(
-        root, name if name == DEMO else str(Path(name).resolve()), (root / folder), rules, tokens, threads, repeats,
+        root, name if name == DEMO else str(Path(name).resolve()), (root / folder), rules, tokens, threads, repeats, rounds,
         base, None if peers is None else peers.absolute(),
     )  # fmt: skip
 

@@ -58,6 +58,7 @@ class Account:
     number: int
     job: Job
     outcome: Outcome
+    commit: str | None
     scope: Scope | None
     host: Sequence[tuple[str, str]]
     runner: str
@@ -104,6 +105,7 @@ def _context(account: Account, decision: Decision, files: Sequence[str]) -> dict
         "criteria": criteria(outcome, account.rules),
         "decision": decision,
         "confidence": confidence(outcome),
+        "commit": account.commit,
         "scope": account.scope,
         "host": account.host,
         "runner": account.runner,
@@ -125,7 +127,7 @@ def check_run(account: Account, decision: Decision, text: str) -> dict[str, Any]
     rows = criteria(outcome, account.rules)
     return {
         "name": GATE,
-        "head_sha": scope.head if scope is not None else None,
+        "head_sha": account.commit,
         "status": "completed",
         "started_at": outcome.started.isoformat(),
         "completed_at": outcome.ended.isoformat(),

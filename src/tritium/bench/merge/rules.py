@@ -83,4 +83,4 @@ def _pattern(text: str) -> re.Pattern[str]:
     """A glob of paths as an expression: ``**`` any folders, ``*`` within one."""
     parts = re.split(r"(\*\*/|\*\*|\*)", text)
     as_expression = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-    return re.compile("".join(as_expression.get(part, re.escape(part)) for part in parts))
+    return re.compile("".join(as_expression.get(part, re.escape(part)) for part in parts), re.DOTALL)

@@ -33,7 +33,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A change between two commits. The percents of ``categories``, and of ``groups``, add up to 100 unless nothing changed."""
+    """A change between two commits. The percents of ``categories``, and of ``groups``, add up to 100 unless no line changed."""
 
     base: str
     head: str
@@ -49,9 +49,15 @@ class Scope:
 
 
 def read_scope(root: Path, base: str, rules: Rules) -> Scope:
-    """The change from where ``base`` and HEAD part to HEAD. Errors: UnsupportedError where git cannot tell."""
+    """The change from where ``base`` and HEAD part to HEAD. Errors: UnsupportedError where git cannot tell.
+
+    A branch that is only known as the remote's, as in the checkout of a pull request, is taken from ``origin``.
+    """
     head = git(root, "rev-parse", "HEAD")
-    fork = git(root, "merge-base", base, "HEAD")
+    is_here = (
+        run_child(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"]).exit_code == 0
+    )
+    fork = git(root, "merge-base", base if is_here else f"origin/{base}", "HEAD")
     # NUL-terminated, so that no name of a file can pretend to be another row.
     rows = git(root, "diff", "--numstat", "-z", "--no-renames", fork, head).split("\0")
     group_of = {c.name: c.group for c in rules.categories}
@@ -64,6 +70,14 @@ def read_scope(root: Path, base: str, rules: Rules) -> Scope:
         totals(files, list(dict.fromkeys(group_of.values())), lambda file: group_of[file.category]),
         {s.name: tuple(f.path for f in files if s.holds(f.path)) for s in rules.subsystems},
     )
+
+
+def commit(root: Path) -> str | None:
+    """The commit of a source tree, None outside of one."""
+    try:
+        return git(root, "rev-parse", "HEAD")
+    except UnsupportedError:
+        return None
 
 
 def git(root: Path, *arguments: str) -> str:

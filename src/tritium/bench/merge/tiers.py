@@ -13,10 +13,9 @@ from xml.etree import ElementTree
 
 from tritium.bench.merge.children import Child, run_child
 from tritium.bench.merge.pipeline import Outcome
-from tritium.bench.merge.scope import git
+from tritium.bench.merge.scope import commit, git
 from tritium.bench.merge.stages import Job, Stage, build
 from tritium.bench.verdict import Decision, Word
-from tritium.errors import UnsupportedError
 
 Check = Callable[[Job, Mapping[str, Stage]], Decision]
 
@@ -182,7 +181,7 @@ def performance(job: Job, _: Mapping[str, Stage]) -> Decision:
     if not runs:
         return Decision("PENDING", ("tritium gate benchmarks has not run",))
     record = json.loads(runs[-1].read_text(encoding="utf-8"))
-    if record["head_sha"] != git(job.root, "rev-parse", "HEAD"):
+    if record["head_sha"] != commit(job.root):
         return Decision("PENDING", (f"{runs[-1].parent.name} judged another commit, {record['head_sha']}",))
     return Decision(
         record["decision"]["verdict"], tuple(record["decision"]["reasons"]), {"performance": record["metrics"]}
@@ -254,14 +253,6 @@ def outcome_of(tier: str) -> Check:
         return Decision(record["word"], tuple(f"{s['name']} {s['verdict']}" for s in record["stages"]))
 
     return check
-
-
-def commit(root: Path) -> str | None:
-    """The commit of a source tree, None outside of one."""
-    try:
-        return git(root, "rev-parse", "HEAD")
-    except UnsupportedError:
-        return None
 
 
 def gpu(job: Job, _: Mapping[str, Stage]) -> Decision:
