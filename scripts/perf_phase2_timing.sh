@@ -1,16 +1,4 @@
 #!/usr/bin/env bash
-# Time the phases of a token: tritium timing, deterministic and with one thread, built from this source.
+# Time the phases of a token: tritium timing as scripts/phase2.sh runs it.
 # Usage: scripts/perf_phase2_timing.sh [MODEL] [TOKENIZER] [options of tritium timing]
-set -euo pipefail
-cd "$(dirname "$0")/.."
-
-MODEL=auto
-TOKENIZER=()
-if [ $# -gt 0 ] && [[ $1 != -* ]]; then MODEL=$1; shift; fi
-if [ $# -gt 0 ] && [[ $1 != -* ]]; then TOKENIZER=(--tokenizer "$1"); shift; fi
-export BITNET_DETERMINISTIC=1 BITNET_SEED=42 RAYON_NUM_THREADS=1 TRITIUM_THREADS=1
-
-[ "${BITNET_SKIP_BUILD:-0}" = 1 ] || make build
-[ -x .venv/bin/tritium ] || { echo "no .venv/bin/tritium: run make build, or unset BITNET_SKIP_BUILD" >&2; exit 3; }
-mkdir -p build
-.venv/bin/tritium timing -m "$MODEL" "${TOKENIZER[@]}" "$@" 2>&1 | tee build/phase2_timing.log
+exec "$(dirname "$0")/phase2.sh" timing "$@"

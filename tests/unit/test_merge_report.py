@@ -191,10 +191,17 @@ def test_counts_of_junit_and_of_nothing(tmp_path: Path) -> None:
 def test_a_program_is_watched(tmp_path: Path) -> None:
     keep = tmp_path / "raw" / "out.txt"
     code = "import os, sys; x = bytearray(50_000_000); print(os.environ['A']); print('wrong', file=sys.stderr); sys.exit(3)"
-    done = run_child([sys.executable, "-c", code], keep=keep, environment={"A": "told"})
+    done = run_child([sys.executable, "-c", code], keep=keep, environment={"A": "told"}, watches_memory=True)
     assert (done.exit_code, done.out.strip(), done.last_line) == (3, "told", "told")
-    assert done.peak_bytes is None or done.peak_bytes > 50_000_000
+    assert done.peak_bytes is None or 50_000_000 < done.peak_bytes < 150_000_000
     assert "exit 3 after" in keep.read_text(encoding="utf-8")
+
+
+def test_the_memory_of_a_program_is_not_that_of_its_parent() -> None:
+    held = bytearray(b"x" * 200_000_000)
+    done = run_child([sys.executable, "-c", "raise SystemExit(9)"], watches_memory=True)
+    assert (done.exit_code, len(held)) == (9, 200_000_000)
+    assert done.peak_bytes is None or 1_000_000 < done.peak_bytes < 100_000_000
 
 
 def test_every_tier_has_checks() -> None:

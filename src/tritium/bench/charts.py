@@ -168,10 +168,10 @@ def roofline_chart(spots: Sequence[Spot], gb_per_s: float | None, ceiling_gmac: 
             [spot.intensity for spot in spots], [spot.gmac_per_s for spot in spots],
             s=[60 + 900 * spot.share for spot in spots], color=SERIES, alpha=0.85, edgecolor=SURFACE, linewidth=1.2, zorder=3,
         )  # fmt: skip
-        for number, place in _labels(spots, floor, max(tops) * 2.5).items():
+        for number, (place, side) in _labels(spots, floor, max(tops) * 2.5).items():
             axes.annotate(
                 str(number), (spots[number - 1].intensity, place), xycoords=("data", "axes fraction"), va="center",
-                xytext=(13, 0), textcoords="offset points", fontweight="bold",
+                xytext=(13 * side, 0), ha="left" if side > 0 else "right", textcoords="offset points", fontweight="bold",
             )  # fmt: skip
         axes.set_xlabel("multiply-accumulates a byte")
         axes.set_ylabel("GMAC/s")
@@ -180,13 +180,21 @@ def roofline_chart(spots: Sequence[Spot], gb_per_s: float | None, ceiling_gmac: 
         return _svg(figure, "Roofline of the kernels")
 
 
-def _labels(spots: Sequence[Spot], floor: float, top: float, gap: float = 0.06) -> dict[int, float]:
-    """Where the numbers of the spots stand, as a share of the axis: beside their spots, but never on one another."""
-    found: dict[int, float] = {}
+def _labels(
+    spots: Sequence[Spot], floor: float, top: float, gap: float = 0.06, sides: Sequence[int] = (1, -1)
+) -> dict[int, tuple[float, int]]:
+    """Where the numbers of the spots stand: a share of the axis, and 1 for the right of the spot, −1 for the left.
+
+    Spots close to one another have their numbers on all ``sides`` by turns; on one side numbers never stand on one another.
+    """
+    found: dict[int, tuple[float, int]] = {}
+    turn = 0
     for number, spot in sorted(enumerate(spots, 1), key=lambda item: item[1].gmac_per_s):
         place = math.log(spot.gmac_per_s / floor) / math.log(top / floor)
         near = [found[n] for n in found if 0.7 < spots[n - 1].intensity / spot.intensity < 1.4]
-        found[number] = max([place, *(other + gap for other in near)])
+        turn = turn + 1 if any(abs(other - place) < gap for other, _ in near) else 0
+        side = sides[turn % len(sides)]
+        found[number] = (max([place, *(other + gap for other, at in near if at == side)]), side)
     return found
 
 
@@ -236,7 +244,7 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
                 color=color, edgecolor=SURFACE, linewidth=1.2, zorder=3,
             )  # fmt: skip
         spots = [Spot(mark.label, mark.intensity, mark.gmac_per_s, 0.0) for mark in marks]
-        for number, place in _labels(spots, floor, top, gap=0.042).items():
+        for number, (place, _) in _labels(spots, floor, top, gap=0.042, sides=(1,)).items():
             mark = marks[number - 1]
             axes.annotate(
                 mark.label, (mark.intensity, place), xycoords=("data", "axes fraction"), va="center", xytext=(9, 0),

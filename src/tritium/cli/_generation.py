@@ -25,9 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 PROBE_BYTES = 256 << 20
 """Read to measure the memory bandwidth; larger than the caches of most machines."""
 
+_MODEL_OPTION = click.option("-m", "--model", help='A GGUF file, or "demo". [default: BITNET_GGUF, else demo]')
 _MODEL_OPTIONS = (
-    click.option("-m", "--model", help='A GGUF file, or "demo". [default: BITNET_GGUF, else demo]'),
-    click.option("--threads", type=int, help="Threads of the native core. [default: TRITIUM_THREADS, else one a core]"),
     click.option("--device", default="auto", show_default=True, help="auto or cpu."),
     click.option("--backend", help="Name the back end outright: cpu, reference or null."),
     click.option(
@@ -70,11 +69,17 @@ _SAMPLING_OPTIONS = (
 )
 
 
-def model_options(function: F) -> F:
+def model_options(function: F, threads: str = "TRITIUM_THREADS, else one a core") -> F:
     """Add the options that choose a model and what runs it; they arrive as the keywords of ``load_model``."""
-    for option in reversed(_MODEL_OPTIONS):
+    count = click.option("--threads", type=int, help=f"Threads of the native core. [default: {threads}]")
+    for option in reversed((_MODEL_OPTION, count, *_MODEL_OPTIONS)):
         function = option(function)
     return function
+
+
+def one_thread_model_options(function: F) -> F:
+    """``model_options`` of a command that takes one thread unless told otherwise."""
+    return model_options(function, threads="1")
 
 
 def sampling_options(function: F) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import click
 
 from tritium import env
 from tritium.cli import json_option, note, print_json
-from tritium.cli._generation import load_model, model_options
+from tritium.cli._generation import load_model, one_thread_model_options
 from tritium.cli._measuring import (
     choose_device,
     choose_model,
@@ -46,7 +47,7 @@ class _Flamegraph(click.Group):
 
 
 @click.group(cls=_Flamegraph, invoke_without_command=True, short_help=__doc__)
-@model_options
+@one_thread_model_options
 @prompt_options
 @click.option("-p", "--prompt", default="2+2=", show_default=True, help="The text to continue.")
 @click.option(
@@ -200,7 +201,7 @@ def _write(
         tokens=n,
         iterations=len(runs),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=f"tritium flamegraph -m {model_name(model)} --tokens {n} --threads {model.n_threads}",
+        command=f"tritium flamegraph -m {shlex.quote(model_name(model))} --tokens {n} --threads {model.n_threads}",
         svg_bytes=0,
         total_ns=root.ns,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tritium.cli import json_option, note, print_json
-from tritium.cli._generation import load_model, model_options
+from tritium.cli._generation import load_model, one_thread_model_options
 from tritium.cli._measuring import choose_device, choose_model, model_name, prompt_ids, prompt_options, ternary_layout
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FOLDER = Path("docs/baselines/perf")
 
 
 @click.command(short_help=__doc__)
-@model_options
+@one_thread_model_options
 @prompt_options
 @click.option("-p", "--prompt", default="2+2=", show_default=True, help="The text to continue.")
 @click.option(
@@ -61,7 +62,7 @@ def command(
         setting = _setting(model, prompt, tokenizer, started)
     where = host.fingerprint()
     document = timing_report.document(measured, setting, where)
-    called = f"tritium timing -m {setting.model} -n {tokens} --iterations {iterations} --threads {setting.n_threads}"
+    called = f"tritium timing -m {shlex.quote(setting.model)} -n {tokens} --iterations {iterations} --threads {setting.n_threads}"
     path = _write(output_dir, setting.layout, document, timing_report.markdown(measured, setting, where, called))
     if as_json:
         print_json(document)

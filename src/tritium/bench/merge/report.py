@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ def cell(value: object) -> str:
 
 
 _TEMPLATES.filters["cell"] = cell
+_TEMPLATES.filters["quote"] = shlex.quote
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,16 @@ class Job:
         """The receipt of the benchmark."""
         return self.folder / "inference.json"
 
-    def tritium(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Child:
+    def tritium(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, watches_memory: bool = False
+    ) -> Child:
         """Run a command of this package; its output is kept under ``name``."""
         return run_child(
             [sys.executable, *PROGRAM, *arguments],
             keep=self.folder / f"{name}.txt",
             environment=environment,
             cwd=self.root,
+            watches_memory=watches_memory,
         )
 
     def engine(self) -> list[str]:
@@ -255,7 +258,7 @@ def memory(job: Job, _: Mapping[str, Stage]) -> Decision:
     for i in range(job.rounds):
         place = ["--receipt", str(job.folder / "memory.receipt.json")]
         for peaks, extra in ((plain, []), (recorded, place)):
-            done = job.tritium(f"memory-{'receipt' if extra else 'plain'}-{i}", *arguments, *extra)
+            done = job.tritium(f"memory-{'receipt' if extra else 'plain'}-{i}", *arguments, *extra, watches_memory=True)
             if done.exit_code:
                 return Decision("FAIL", (f"{done.command} ended with {done.exit_code}: {done.last_line}",))
             if done.peak_bytes is None:
