@@ -134,7 +134,7 @@ def judge_vulnerabilities(
         part.remarks.append("the vulnerability service did not answer")
         return part
     unused = {(w["package"], w["id"]): w for w in waivers}
-    skipped = [d["name"] for d in report["dependencies"] if "skip_reason" in d and d["name"] != "tritium"]
+    skipped = [d["skip_reason"] for d in report["dependencies"] if "skip_reason" in d and d["name"] != "tritium"]
     for dependency in report["dependencies"]:
         part.checked += "skip_reason" not in dependency
         for flaw in dependency.get("vulns", ()):
@@ -153,7 +153,7 @@ def judge_vulnerabilities(
     if skipped and part.status == "PASS":
         part.status = "NOT MEASURED"
     if skipped:
-        part.remarks.append(f"{len(skipped)} distributions were not audited: the service does not know them")
+        part.remarks.append(f"{len(skipped)} distributions were not audited, the first for this: {skipped[0]}")
     return part
 
 

@@ -122,7 +122,11 @@ def test_a_known_vulnerability_fails_unless_waived_for_now(policy: ModuleType) -
 def test_what_the_service_did_not_look_at_is_not_measured(policy: ModuleType) -> None:
     assert policy.judge_vulnerabilities(None, [], TODAY).status == "NOT MEASURED"
     skipped = {"dependencies": [{"name": "other", "skip_reason": "not found"}]}
-    assert policy.judge_vulnerabilities(skipped, [], TODAY).status == "NOT MEASURED"
+    part = policy.judge_vulnerabilities(skipped, [], TODAY)
+    assert (part.status, part.remarks) == (
+        "NOT MEASURED",
+        ["1 distributions were not audited, the first for this: not found"],
+    )
     assert policy.judge_vulnerabilities(report(name="other", skip_reason="not found"), [], TODAY).status == "FAIL"
 
 
