@@ -13,6 +13,7 @@ import pytest
 from receipt_forgery import bare, retell_ids
 from receipt_history import START, commit_of, retold, write, write_session
 from tritium.bench.baseline import (
+    Release,
     archive,
     collect,
     is_set,
@@ -24,6 +25,9 @@ from tritium.bench.baseline import (
     write_set,
 )
 from tritium.bench.figures import Sample, differences, judge_exact, key_of, read_sample, read_samples
+from tritium.bench.merge import stages
+from tritium.bench.merge.rules import read_rules
+from tritium.bench.merge.stages import Job
 from tritium.errors import FormatError, GateError
 
 PARITY = {"status": "NOT MEASURED", "backend": None}
@@ -222,3 +226,33 @@ def test_the_release_only_goes_up(tmp_path: Path) -> None:
     document = json.loads(release.read_text(encoding="utf-8"))
     assert document["cpu"][entry.name]["reason"] == "the safer kernel"
     assert document["metadata"]["updated"] == "2026-02-01T00:00:00Z"
+
+
+def test_the_gate_compares_fact_by_fact_with_the_set_that_a_release_names(tmp_path: Path) -> None:
+    path = kept(tmp_path)
+    release = tmp_path / "release.json"
+    promote(read_set(path), release, reason=None, moment=MOMENT)
+    job = Job(tmp_path, "demo", tmp_path / "raw", read_rules(), base=release)
+    assert stages.baseline(job, {}).word == "PENDING"
+    session(tmp_path / "raw", 1, 1.3, n=1)
+    next((tmp_path / "raw").rglob("*.json")).rename(job.receipt)
+    decision = stages.baseline(job, {})
+    assert decision.word == "FAIL"
+    assert decision.figures["ratio"] < 0.95
+    rows = {row["item"]: row["is_equal"] for row in decision.figures["differences"]}
+    assert rows["schema"]
+    assert rows["kernels"]
+    assert rows["output"]
+    document = json.loads(release.read_text(encoding="utf-8"))
+    for entry in document["cpu"].values():
+        del entry["set"]
+    release.write_text(json.dumps(document), encoding="utf-8")
+    assert "differences" not in stages.baseline(job, {}).figures
+
+
+def test_what_lacks_evidence_is_inconclusive_and_what_is_wrong_fails(tmp_path: Path) -> None:
+    old, wrong = bare(), {**bare(), "kernels": ["fp32_matmul"]}
+    entries = [Release("cpu", "bitnet_i2s_cpu", 38.0, 480, None, None)]
+    for receipt, word in ((old, "INCONCLUSIVE"), (wrong, "FAIL")):
+        sample = read_sample(write(receipt, tmp_path / "receipt.json"))
+        assert judge_receipts([sample], [], entries, "classic").word == word

@@ -39,6 +39,14 @@ FIGURES: dict[str, dict[str, Any]] = {
     "benchmark": {"prefill_ms": 12.34, "kernels_count": 11, "tokens_per_second": 20.5},
     "verify": {"kernels_all_real": True, "compute_path": "real", "schema_version": "1.0.0"},
     "accuracy": {"accuracy_percent": 99.87},
+    "baseline": {
+        "ratio": 1.025,
+        "baseline": 20.0,
+        "differences": [
+            {"item": "schema", "before": "1.0.0", "after": "1.0.0", "is_binding": False, "is_equal": True},
+            {"item": "kernels", "before": "a", "after": "b", "is_binding": False, "is_equal": False},
+        ],
+    },
     "latency": {"latency_s": 3.04, "latency_limit_s": 10.0, "latency_margin_percent": 69.6},
 }
 
@@ -130,6 +138,10 @@ def test_all_files_are_written_and_say_the_same_twice(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "| CPU | a \\| b |" in report
     assert "| memory | NOT MEASURED |" in report
+    assert "| schema | 1.0.0 | 1.0.0 | 0 |" in report
+    assert "| kernels | a | b | differs |" in report
+    assert "| speed | 20 | 20.5 | +2.5 % |" in report
+    assert "| overall | | | PASS |" in report
     assert all(name in first["RUNNER-RECEIPT.md"] for name in first)
     assert f"{len(first)} files." in first["RUNNER-RECEIPT.md"]
     row = ledger.section(first["LEDGER.md"], "gates")

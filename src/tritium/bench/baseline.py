@@ -278,12 +278,13 @@ def judge_receipts(
 ) -> Decision:
     """Receipts of one key against what there is for it, by the policy of that name.
 
-    ``ratchet`` wants a set of their key, ``classic`` an entry of the release file, ``envelope`` nothing. A receipt that does not
-    count is FAIL; nothing comparable is INCONCLUSIVE.
+    ``ratchet`` wants a set of their key, ``classic`` an entry of the release file, ``envelope`` nothing. A receipt that the
+    judge refuses is FAIL; one that lacks evidence, or nothing comparable, is INCONCLUSIVE.
     """
-    bad = [f"{sample.path}: {sample.problem}" for sample in samples if sample.problem is not None]
-    if bad:
-        return Decision("FAIL", tuple(bad))
+    doubted = [sample for sample in samples if sample.problem is not None]
+    if doubted:
+        refused = any(sample.is_refused for sample in doubted)
+        return Decision("FAIL" if refused else "INCONCLUSIVE", tuple(f"{s.path}: {s.problem}" for s in doubted))
     if policy == "envelope":
         return together(_judge_envelope(sample.receipt) for sample in samples)
     keys = {sample.key for sample in samples}

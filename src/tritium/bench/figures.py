@@ -127,6 +127,11 @@ class Sample:
     problem: str | None
 
     @property
+    def is_refused(self) -> bool:
+        """Whether it does not count because it is wrong; without this, what does not count only lacks evidence."""
+        return bool(self.verdict.failed) or self.receipt.get("compute_path") != "real"
+
+    @property
     def key(self) -> Key | None:
         """The key, None for a receipt that does not follow the schema or has no evidence."""
         return None if any(c.level == "E0" for c in self.verdict.failed) else key_of(self.receipt)

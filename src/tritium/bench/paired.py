@@ -109,15 +109,16 @@ def run_rounds(
 def judge_counted(samples: Mapping[str, Sequence[Sample]]) -> Decision:
     """The gates that need no clock: every receipt is accepted, all are of one key, and no binding fact differs.
 
-    A receipt after that is refused is FAIL, one before leaves nothing to compare with.
+    A receipt after that is refused is FAIL; one before, or one that lacks evidence, leaves nothing to compare with.
     """
     every = [sample for arm in samples.values() for sample in arm]
     if not all(samples.get(arm) for arm in ("before", "after")):
         return Decision("INCONCLUSIVE", ("a side has no receipt",))
     for arm in ("after", "before", "control"):
-        bad = tuple(f"{sample.path}: {sample.problem}" for sample in samples.get(arm, ()) if sample.problem is not None)
-        if bad:
-            return Decision("FAIL" if arm == "after" else "INCONCLUSIVE", bad)
+        doubted = [sample for sample in samples.get(arm, ()) if sample.problem is not None]
+        if doubted:
+            is_wrong = arm == "after" and any(sample.is_refused for sample in doubted)
+            return Decision("FAIL" if is_wrong else "INCONCLUSIVE", tuple(f"{s.path}: {s.problem}" for s in doubted))
     keys = {_comparable(sample) for sample in every}
     if None in keys or len(keys) != 1:
         return Decision("INCONCLUSIVE", ("receipts without one common key cannot be compared",))

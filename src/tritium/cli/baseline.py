@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tritium.cli import json_option, print_json
+from tritium.cli import json_option, note, print_json
 from tritium.cli._decision import finish
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def list_sets(directory: Path, commit: str | None, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        note(f"no baseline in {directory}")
     for row in rows:
         speed = row["tokens_per_second"]
         told = f"{digits(speed)} tok/s" if isinstance(speed, (int, float)) else "no speed"

@@ -21,7 +21,7 @@ from tritium.bench.accuracy import linear_accuracy
 from tritium.bench.agreement import PASSAGE
 from tritium.bench.merge.children import PROGRAM, Child, run_child
 from tritium.bench.merge.rules import Rules
-from tritium.bench.verdict import Decision
+from tritium.bench.verdict import Decision, together
 from tritium.errors import TritiumError
 
 ACCURACY_TOKENS = 32
@@ -176,9 +176,12 @@ def verify(job: Job, done: Mapping[str, Stage]) -> Decision:
 
 
 def baseline(job: Job, _: Mapping[str, Stage]) -> Decision:
-    """The receipt against a baseline: differences of schema, back end, path, kernels and output, then the speed."""
-    from tritium.bench.baseline import Baseline, judge_receipts, read_release, read_set
-    from tritium.bench.figures import differences, read_sample
+    """The receipt against a baseline: differences of schema, back end, path, kernels and output, then the speed.
+
+    An entry of a release file is compared by the classic policy; where it names its set, the exact facts are, too.
+    """
+    from tritium.bench.baseline import is_set, judge_receipts, read_release, read_set
+    from tritium.bench.figures import judge_exact, read_sample
 
     if not job.receipt.is_file():
         return Decision("PENDING", ("there is no receipt to compare",))
@@ -187,22 +190,18 @@ def baseline(job: Job, _: Mapping[str, Stage]) -> Decision:
         return Decision("INCONCLUSIVE", (f"no comparable baseline: {base} does not exist",))
     sample = read_sample(job.receipt)
     try:
-        if base.is_dir() or _is_set(base):
-            sets: list[Baseline] = [read_set(p) for p in ([base] if base.is_file() else sorted(base.glob("*.json")))]
-            decision = judge_receipts([sample], sets, [], "ratchet")
-            first = next((s.samples[0].receipt for s in sets if s.key == sample.key), None)
-            found = differences(first, sample.receipt) if first is not None else {}
-            return Decision(decision.word, decision.reasons, {**decision.figures, "differences": len(found)})
-        decision = judge_receipts([sample], [], read_release(base), "classic")
+        if base.is_dir() or is_set(base):
+            sets = [read_set(p) for p in ([base] if base.is_file() else sorted(base.glob("*.json")))]
+            return judge_receipts([sample], sets, [], "ratchet")
+        entries = read_release(base)
+        decision = judge_receipts([sample], [], entries, "classic")
+        own = sample.key is not None and next((e.set_path for e in entries if e.key_id == sample.key.id), None)
+        if own:
+            released = read_set(job.root / own).samples[0].receipt
+            return together([decision, judge_exact(released, sample.receipt)])
     except TritiumError as error:
         return Decision("INCONCLUSIVE", (f"no comparable baseline: {error}",))
     return decision
-
-
-def _is_set(path: Path) -> bool:
-    from tritium.bench.baseline import is_set
-
-    return is_set(path)
 
 
 def accuracy(job: Job, _: Mapping[str, Stage]) -> Decision:
