@@ -21,6 +21,7 @@
 #include "plan.h"
 #include "registry.h"
 #include "sha256.h"
+#include "weights.h"
 
 #ifndef TRITIUM_BUILD_FLAGS
 #define TRITIUM_BUILD_FLAGS ""
@@ -101,6 +102,13 @@ nb::bytes sha256(const nb::bytes& data, bool portable) {
   hash.update({reinterpret_cast<const uint8_t*>(data.c_str()), data.size()});
   hash.finish(digest);
   return nb::bytes(digest, sizeof digest);
+}
+
+View<int64_t, 1> weights(const In<float, 1>& logits, float first, float temperature) {
+  auto* out = new int64_t[logits.size() + 1];
+  const nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); });
+  draw_weights(logits.data(), static_cast<int64_t>(logits.size()), first, temperature, out);
+  return View<int64_t, 1>(out, {logits.size()}, owner);
 }
 
 View<uint8_t, 1> copy_to_huge_pages(const Bytes& data) {
@@ -214,6 +222,8 @@ NB_MODULE(_native, m) {
   m.def("sha256_each", &sha256_of_each, "arrays"_a, "n_threads"_a = 1, "SHA-256 of each of several arrays of bytes.");
   m.def("sha256", &sha256, "data"_a, "portable"_a = false,
         "SHA-256 of some bytes, with the processor's instructions for it or (portable) without.");
+  m.def("draw_weights", &weights, "logits"_a.noconvert(), "first"_a, "temperature"_a,
+        "Integer weights (n,) i64 of a draw by logits (n,) f32, as tritium.engine.sampling defines them; first: the greatest of all.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.");
   m.def("int8_peak", &int8_peak, "isa"_a, "n_threads"_a, nb::call_guard<nb::gil_scoped_release>(),

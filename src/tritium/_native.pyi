@@ -75,6 +75,11 @@ def sha256(data: bytes, portable: bool = False) -> bytes:
     SHA-256 of some bytes, with the processor's instructions for it or (portable) without.
     """
 
+def draw_weights(logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], first: float, temperature: float) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C')]:
+    """
+    Integer weights (n,) i64 of a draw by logits (n,) f32, as tritium.engine.sampling defines them; first: the greatest of all.
+    """
+
 def read_bandwidth(n_threads: int, nbytes: int) -> float:
     """
     Gigabytes (10^9) a second that n_threads read together from a buffer of nbytes: the median of 7 passes.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tritium import backends
 from tritium.backends import TensorSource
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan, encode_plan
+from tritium.numerics import F32
 from tritium.ops import OPS
 from tritium.types import Batch, StepResult, Trace, TraceLevel
 
@@ -22,7 +25,8 @@ class Executor:
     """Runs steps of a plan.
 
     ``source`` is the open model file; it must stay open. ``kv_blocks`` blocks of ``plan.kv_block`` positions are allocated.
-    ``store`` keeps weights that have to be packed for the next time.
+    ``store`` keeps weights that have to be packed for the next time. ``weigh``: the back end's own way to the integer weights of a
+    draw, where it has one.
     Errors: UnsupportedError, FormatError while weights are put in place.
     """
 
@@ -38,6 +42,7 @@ class Executor:
         self._checked: Batch | None = None
         binary = encode_plan(plan, OPS)
         self._program = backends.find(plan.backend).program(plan, binary, source, n_threads, kv_blocks, store)
+        self.weigh: Callable[[F32, float, float], NDArray[np.int64]] | None = getattr(self._program, "weigh", None)
 
     @property
     def n_threads(self) -> int:

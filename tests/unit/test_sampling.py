@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.engine.sampling import Sampler, SamplingParams, draw_certain, draw_full, logprobs_of
+from tritium.backends.cpu import CpuProgram
+from tritium.engine.sampling import Sampler, SamplingParams, draw_certain, draw_full, logprobs_of, weights_of
 from tritium.errors import NumericsError, ShapeError
 from tritium.types import StepResult
 
@@ -86,13 +87,38 @@ FIELDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
-@pytest.mark.parametrize("vocab", [1, 17, 3000])
+@pytest.mark.parametrize("vocab", [1, 17, 3000, 5000])
 def test_a_draw_is_as_defined(fields: dict[str, Any], vocab: int) -> None:
     params = SamplingParams(**fields)
     for seed, levels in ((1, 0), (2, 1), (3, 2)):
         logits = random_logits(vocab, seed, levels=levels)
         for bits in (0, 1, 2**52 + 12345, 9007199000000000, 2**53 - 1):
             assert draw_full(logits, params, bits) == defined(logits, params, bits), (seed, bits)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 5000])
+def test_native_weights_are_as_defined(n: int) -> None:
+    for seed, spread in enumerate((1e-6, 0.1, 1.0, 10.0, 1e4)):
+        logits = random_logits(n, seed, spread=spread)
+        first = float(logits.max())
+        for temperature in (1e-6, 0.3, 1.0, 30.0, 1e6):
+            weights = CpuProgram.weigh(logits, first, temperature)
+            assert weights.dtype == np.int64
+            assert weights.tolist() == weights_of(logits, first, temperature).tolist()
+
+
+def test_parts_of_a_list_are_drawn_from_as_all_of_it() -> None:
+    """Logits of which nearly all fall into one part, or that reach as far as float32 does."""
+    far = np.full(5000, -np.inf, np.float32)
+    far[[7, 4999, 11]] = 3e38, 3e38, -3e38
+    near = (1.0 + 1e-6 * random_logits(5000, 3)).astype(np.float32)
+    near[17] = 20.0
+    for logits in (far, near, np.zeros(5000, np.float32)):
+        for fields in ({}, {"top_p": 0.9}, {"min_p": 0.5}):
+            params = SamplingParams(temperature=2.0, **fields)
+            for bits in (0, 2**52 + 12345, 2**53 - 1):
+                with np.errstate(over="ignore"):
+                    assert draw_full(logits, params, bits, CpuProgram.weigh) == defined(logits, params, bits)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +307,9 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     logits = np.array([[0.0, bad, 1.0]], np.float32)
     with pytest.raises(NumericsError, match="position 6"):
         Sampler(SamplingParams(temperature=1.0), 3, PROMPT[:0]).choose(StepResult(logits=logits), 0, 7)
+    result = StepResult(ids=np.zeros((1, 1), np.int32), values=np.array([[bad]], np.float32))
+    with pytest.raises(NumericsError, match="position 6"):
+        Sampler(SamplingParams(temperature=1.0, top_k=1), 3, PROMPT[:0]).choose(result, 0, 7)
 
 
 @pytest.mark.parametrize(

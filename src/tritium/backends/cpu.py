@@ -295,6 +295,11 @@ class CpuProgram:
         self._native.project(output, logits)
         return logits
 
+    @staticmethod
+    def weigh(logits: NDArray[np.float32], first: float, temperature: float) -> NDArray[np.int64]:
+        """Integer weights (n,) i64 of a draw by logits (n,) f32; ``first``: the greatest of all."""
+        return _native.draw_weights(logits, first, temperature)
+
     def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
         """Steps, tokens, wall nanoseconds, counters a step and kernel, all counted natively."""
         n_steps, n_tokens, wall_ns = self._native.totals()

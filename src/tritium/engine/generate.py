@@ -243,7 +243,7 @@ class Engine:
             prompt = self._check_prompt(ids)
             room = self.max_context - len(prompt)
             capacity = len(prompt) + (room if params.max_tokens is None else min(room, params.max_tokens))
-            sampler = Sampler(params, self.executor.plan.vocab_size, prompt, number)
+            sampler = Sampler(params, self.executor.plan.vocab_size, prompt, number, self.executor.weigh)
             key = prompt.tobytes()
             generation = Generation(
                 prompt, capacity, sampler, self.tokenizer,

@@ -22,8 +22,13 @@ TAIL_CANDIDATES = 256
 WEIGHT_ONE = 4294967296.0
 """Weight of the best candidate. Weights are integers, so that their sums are exact in any order."""
 
-# The part of the sorted list that a draw almost always ends in; the rest is sorted only when it does not.
-_HEAD = 1024
+Weigh = Callable[[F32, float, float], NDArray[np.int64]]
+"""Weights (n,) i64 of step 6, from logits (n,) f32, the greatest of all and the temperature."""
+
+# Where a whole list is drawn from, it is divided into so many parts by logit; only those that decide are sorted.
+_PARTS = 4096
+_LEAST_Z = -23.0
+"""Below this z the weight is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,23 +170,33 @@ def logprobs_of(logits: F32, token: int, n: int) -> TokenLogprob:
     return TokenLogprob(token, (float(logits[token]) - best) - log_total, top)
 
 
-def draw(ids: NDArray[np.integer], logits: F32, params: SamplingParams, random_bits: int) -> int:
-    """Steps 6 to 10 over a whole sorted list. Shapes: ids (n,) int, logits (n,) f32, descending."""
-    z, weights = _weights(logits, logits[0], params.temperature)
-    ids, z = ids[: len(weights)], z[: len(weights)]
+def weights_of(logits: F32, first: float, temperature: float) -> NDArray[np.int64]:
+    """Weights of step 6, zeros included. Shapes: logits (n,) f32 → (n,) i64; ``first``: the greatest of all logits."""
+    return np.rint(exp(_z(logits, first, temperature)).astype(np.float64) * WEIGHT_ONE).astype(np.int64)
+
+
+def _z(logits: F32, first: float, temperature: float) -> F32:
+    z: F32 = (logits - np.float32(first)) / np.float32(temperature)
+    return z
+
+
+def draw(
+    ids: NDArray[np.integer], logits: F32, params: SamplingParams, random_bits: int, weigh: Weigh = weights_of
+) -> int:
+    """Steps 6 to 10 over a whole sorted list. Shapes: ids (n,) int, logits (n,) f32, descending, the first finite."""
+    first = logits.item(0)
+    weights = _above_zero(weigh(logits, first, params.temperature))
     if params.typical_p < 1:
-        kept = _typical(z, weights, params.typical_p)
+        kept = _typical(_z(logits[: len(weights)], first, params.temperature), weights, params.typical_p)
         ids, weights = ids[kept], weights[kept]
     sums = weights.cumsum()
-    n = _truncate(weights, sums, int(sums[-1]), params)
-    return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
+    n = _truncate(weights, sums, sums.item(-1), params)
+    return ids.item(_search(sums, sums.item(n - 1), random_bits))
 
 
-def _weights(logits: F32, first: np.float32, temperature: float) -> tuple[F32, NDArray[np.int64]]:
-    """z, and the integer weights without the zeros at the end of a descending list."""
-    z = (logits - first) / np.float32(temperature)
-    weights = np.rint(exp(z).astype(np.float64) * WEIGHT_ONE).astype(np.int64)
-    return z, weights[: (-weights).searchsorted(0)]
+def _above_zero(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A descending list without the zeros at its end."""
+    return weights if weights.item(-1) else weights[: (-weights).searchsorted(0)]
 
 
 def _typical(z: F32, weights: NDArray[np.int64], typical_p: float) -> NDArray[np.intp]:
@@ -198,24 +213,25 @@ def _truncate(weights: NDArray[np.int64], sums: NDArray[np.int64], total: int, p
     if params.top_p < 1:
         n = min(n, int(sums.searchsorted(params.top_p * total)) + 1)
     if params.min_p > 0:
-        n = min(n, int((-weights).searchsorted(-(params.min_p * int(weights[0])), side="right")))
+        n = min(n, int((-weights).searchsorted(-(params.min_p * weights.item(0)), side="right")))
     return n
 
 
 def draw_certain(
-    ids: NDArray[np.integer], logits: F32, rest: F32, vocab_size: int, params: SamplingParams, random_bits: int
-) -> int | None:
+    ids: NDArray[np.integer], logits: F32, rest: F32, vocab_size: int, params: SamplingParams, random_bits: int,
+    weigh: Weigh = weights_of,
+) -> int | None:  # fmt: skip
     """Steps 6 to 10 by the beginning of a sorted list, or None where what is behind it may change the token.
 
     Shapes: ids (n,) int, logits (n,) f32, descending; ``rest`` (3,) f32: an upper and a lower bound of the weight of all others
     as a multiple of the first one's, and how many of the list are sure to be its beginning.
     """
-    upper, lower, n_sure = float(rest[0]), float(rest[1]), int(rest[2])
-    if not (math.isfinite(upper) and n_sure and math.isfinite(float(logits[0]))):
+    upper, lower, n_sure, first = rest.item(0), rest.item(1), int(rest.item(2)), logits.item(0)
+    if not (math.isfinite(upper) and n_sure and math.isfinite(first)):
         return None
-    _, weights = _weights(logits[:n_sure], logits[0], params.temperature)
-    sums = np.cumsum(weights)
-    listed = least = most = int(sums[-1])
+    weights = _above_zero(weigh(logits[:n_sure], first, params.temperature))
+    sums = weights.cumsum()
+    listed = least = most = sums.item(-1)
     is_complete = len(weights) < n_sure or n_sure == vocab_size
     if not is_complete:
         # Each weight is rounded, by half of one at most.
@@ -223,36 +239,56 @@ def draw_certain(
         most += int(upper * WEIGHT_ONE) + vocab_size
     n = _truncate(weights, sums, most, params)
     reaches = is_complete or n < len(weights) or params.top_p * most <= listed
-    if not reaches or n != _truncate(weights, sums, least, params):
+    if not reaches or (least != most and n != _truncate(weights, sums, least, params)):
         return None
-    return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
+    return ids.item(_search(sums, sums.item(n - 1), random_bits))
 
 
 def _search(sums: NDArray[np.int64], total: int, random_bits: int) -> int:
     return int(sums.searchsorted((random_bits * total) >> 53, side="right"))
 
 
-def draw_full(logits: F32, params: SamplingParams, random_bits: int) -> int:
-    """Steps 4 to 10 over all logits, without sorting more of them than the draw needs. Shapes: (V,) f32."""
+def draw_full(logits: F32, params: SamplingParams, random_bits: int, weigh: Weigh = weights_of) -> int:
+    """Steps 4 to 10 over all logits, the greatest of them finite. Shapes: (V,) f32."""
     if params.top_k:
-        ids, values = _best(logits, params.top_k)
-        return draw(ids, values, params, random_bits)
-    if params.typical_p < 1 or len(logits) <= _HEAD:
-        return draw(*_best(logits, len(logits)), params, random_bits)
-    ids, values = _best(logits, _HEAD)
-    _, weights = _weights(values, values[0], params.temperature)
-    sums = np.cumsum(weights)
-    # The rest of the list matters by its sum alone as long as the draw ends before it; integers make that sum exact.
-    z = (logits - values[0]) / np.float32(params.temperature)
-    total = int(np.rint(exp(z).astype(np.float64) * WEIGHT_ONE).astype(np.int64).sum())
-    n = _truncate(weights, sums, total, params)
-    if n < len(weights) or int(sums[-1]) == total:
-        return int(ids[_search(sums, int(sums[n - 1]), random_bits)])
-    if params.top_p == 1 and params.min_p == 0:
-        index = _search(sums, total, random_bits)
-        if index < len(weights):
-            return int(ids[index])
-    return draw(*_best(logits, len(logits)), params, random_bits)
+        return draw(*_best(logits, params.top_k), params, random_bits, weigh)
+    if params.typical_p < 1 or len(logits) <= _PARTS:
+        return draw(*_best(logits, len(logits)), params, random_bits, weigh)
+    first = float(logits.max())
+    weights = weigh(logits, first, params.temperature)
+    order = _Order(logits, weights, first, params.temperature)
+    kept = total = int(weights.sum())
+    if params.top_p < 1:
+        # A sum of weights is below 2⁵³: float64 holds it.
+        kept = order.first_sum(lambda sums: int(sums.searchsorted(params.top_p * total)))[1]
+    if params.min_p > 0:
+        kept = min(kept, int(weights[weights >= params.min_p * int(weights.max())].sum()))
+    target = (random_bits * kept) >> 53
+    return order.first_sum(lambda sums: int(sums.searchsorted(target, side="right")))[0]
+
+
+class _Order:
+    """The list of step 4 in parts, each of which holds what stands before all of the next; sorted part by part, when asked.
+
+    Shapes: logits (V,) f32, weights (V,) i64.
+    """
+
+    def __init__(self, logits: F32, weights: NDArray[np.int64], first: float, temperature: float) -> None:
+        self._logits, self._weights = logits, weights
+        width = min(-_LEAST_Z, (first - float(logits.min())) / temperature) * temperature
+        # Rounding keeps the order of the differences.
+        scaled = (np.float32(first) - logits) * np.float32((_PARTS - 1) / max(width, 1e-30))
+        self._parts = np.minimum(scaled, np.float32(_PARTS - 1)).astype(np.int64)
+        self._sums = np.bincount(self._parts, weights, _PARTS).astype(np.int64).cumsum()
+
+    def first_sum(self, search: Callable[[NDArray[np.int64]], int]) -> tuple[int, int]:
+        """The id at which the running sum is the first that ``search`` looks for in ascending ones, and that sum."""
+        part = search(self._sums)
+        ids = np.flatnonzero(self._parts == part)
+        ids = ids[np.argsort(-self._logits[ids], kind="stable")]
+        sums = self._weights[ids].cumsum() + (self._sums.item(part - 1) if part else 0)
+        at = search(sums)
+        return ids.item(at), sums.item(at)
 
 
 def _best(logits: F32, k: int) -> tuple[NDArray[np.integer], F32]:
@@ -269,13 +305,20 @@ def _best(logits: F32, k: int) -> tuple[NDArray[np.integer], F32]:
 
 
 class Sampler:
-    """Chooses the tokens of one sequence; remembers which occurred, where penalties need it."""
+    """Chooses the tokens of one sequence; remembers which occurred, where penalties need it.
 
-    def __init__(self, params: SamplingParams, vocab_size: int, prompt: NDArray[np.int32], sequence: int = 0) -> None:
+    ``weigh``: a back end's own way to the weights; None is the definition.
+    """
+
+    def __init__(
+        self, params: SamplingParams, vocab_size: int, prompt: NDArray[np.int32], sequence: int = 0,
+        weigh: Weigh | None = None,
+    ) -> None:  # fmt: skip
         for name, ids in (("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
             if any(token >= vocab_size for token in ids):
                 raise ShapeError(name, expected=f"token ids below {vocab_size}", got=max(ids))
         self.params, self.sequence, self.vocab_size = params, sequence, vocab_size
+        self._weigh = weights_of if weigh is None else weigh
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
         self._seen = self._counts = None
         if params.has_penalties:
@@ -299,12 +342,14 @@ class Sampler:
             k, bits = self.n_candidates, self._random_bits(position)
             ids, values = result.ids[row, :k], result.values[row, :k]
             if not params.cuts_a_tail:
-                return draw(ids, values, params, bits), None
+                if not math.isfinite(values.item(0)):
+                    raise NumericsError("logits are not finite", where=f"position {position - 1}")
+                return draw(ids, values, params, bits, self._weigh), None
             if result.rest is None or result.project is None:
                 raise ShapeError(
                     "a step's result", expected="the weight of what is no candidate", got="candidates alone"
                 )
-            certain = draw_certain(ids, values, result.rest[row], self.vocab_size, params, bits)
+            certain = draw_certain(ids, values, result.rest[row], self.vocab_size, params, bits, self._weigh)
             if certain is not None:
                 return certain, None
             raw = result.project(row)
@@ -318,7 +363,7 @@ class Sampler:
         if params.temperature == 0:
             token = int(np.argmax(adjusted))
         else:
-            token = draw_full(adjusted, params, self._random_bits(position))
+            token = draw_full(adjusted, params, self._random_bits(position), self._weigh)
         self.remember(token)
         return token, None if params.logprobs is None else logprobs_of(raw, token, params.logprobs)
 
