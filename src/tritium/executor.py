@@ -25,8 +25,8 @@ class Executor:
     """Runs steps of a plan.
 
     ``source`` is the open model file; it must stay open. ``kv_blocks`` blocks of ``plan.kv_block`` positions are allocated.
-    ``store`` keeps weights that have to be packed for the next time. ``weigh``: the back end's own way to the integer weights of a
-    draw, where it has one.
+    ``store`` keeps weights that have to be packed for the next time. ``weigh``: the back end's own way to the integer
+    weights of a draw, where it has one.
     Errors: UnsupportedError, FormatError while weights are put in place.
     """
 
