@@ -13,14 +13,16 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import results, rows
 from benchmarks.engines import Contestant
 from benchmarks.report import budget_lines, op_lines
 from benchmarks.session import CHECK_TOKENS, RECEIPTS, Session, measure, say, show
+from benchmarks.targets import Run, targets
 from benchmarks.work import FOLDER, Group, full, quick
 from tritium.backends import cpu
 from tritium.engine.model import DEMO
@@ -47,6 +49,11 @@ def report(session: Session) -> Iterable[str]:
         yield f"NOT MEASURED: {line}"
     for line in session.failures:
         yield f"FAILED: {line}"
+
+
+def reached(data: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The targets of what was measured."""
+    return [("target", "bound", "measured", "verdict"), *(t.as_row() for t in targets(Run(data)) if t.measured)]
 
 
 def parse() -> argparse.Namespace:
@@ -126,6 +133,7 @@ def main() -> int:
     data = results.document(session, time.monotonic() - start)
     given.output.mkdir(parents=True, exist_ok=True)
     write_text(given.output / "results.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    show(f"  {name:62}{bound:28}{told:30}{verdict}" for name, bound, told, verdict in reached(data))
     show([f"{data['seconds']:.0f} s; raw samples in {given.output / 'results.json'}"])
     return 1 if session.failures else 0
 

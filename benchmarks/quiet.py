@@ -43,6 +43,8 @@ def noise_of(phases: Sequence[Phase], bandwidth: Mapping[str, Sequence[float]]) 
     """Whether the machine was quiet, by what others took between measurements, bandwidth before and after, and A/A controls."""
     reasons = []
     taken = [x for phase in phases for x in phase.rounds.samples.get(BUSY, [])]
+    if not taken:
+        reasons.append("what others took of the CPUs was not measured")
     loud = sum(x > QUIET_PERCENT for x in taken)
     if loud > LOUD_SHARE * len(taken):
         reasons.append(

@@ -107,6 +107,7 @@ def test_noise_has_reasons() -> None:
         "bandwidth went from 10 to 6 GB/s",
         "in work with 2 threads (isa) ours f16 was 0.9 times itself",
     ]
+    assert noise_of([], steady)["reasons"] == ["what others took of the CPUs was not measured"]
     loud = replace(calm, rounds=Rounds({**calm.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
     assert noise_of([loud], steady)["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
 
