@@ -118,7 +118,10 @@ def main() -> int:
             rows.cache_quality(session, given.text)
         rows.bandwidth(session, "before")
         for group in groups:
-            measure(session, group)
+            try:
+                measure(session, group)
+            except RuntimeError as error:  # an engine of ours failed: what the others gave is kept
+                session.failures.append(str(error))
         if not given.quick:
             rows.survivors(session, demo)
             rows.overhead(session, contestants[0])
