@@ -89,11 +89,12 @@ class Subject:
         return {"ns": done.token_ns, "bytes_per_token": n_bytes / tokens, "cached": done.result.n_cached}
 
     def prefill(self, tokens: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
-        """Forward a prompt, up to its first token."""
+        """Forward a prompt, up to its first token. Its bytes are those of weights: the cache is read from caches, again and again."""
         done = self.recorded(keep, [self.prompt(tokens, seed)], 1)
-        n_bytes = sum(count.bytes for count in done.prefill.counts)
+        rows = op_table(done.prefill, self.model.plan, None)
+        n_bytes = sum(row.bytes_per_token for row in rows if row.part in ("body", "head"))
         attention = products_of(done.prefill, self.model.plan)[1]
-        return {"ns": [done.prefill_ns], "bytes_per_token": n_bytes / tokens, "attention_macs": attention}
+        return {"ns": [done.prefill_ns], "bytes_per_token": n_bytes, "attention_macs": attention}
 
     def batch(self, sequences: int, tokens: int, context: int, keep: str | None = None) -> dict[str, Any]:
         """Decode several sequences side by side: from the moment that all have their first tokens."""

@@ -181,8 +181,9 @@ def roofline_chart(spots: Sequence[Spot], gb_per_s: float | None, ceiling_gmac: 
 
 
 def _labels(
-    spots: Sequence[Spot], floor: float, top: float, gap: float = 0.06, sides: Sequence[int] = (1, -1)
-) -> dict[int, tuple[float, int]]:
+    spots: Sequence[Spot], floor: float, top: float, gap: float = 0.06, sides: Sequence[int] = (1, -1),
+    reach: float = 1.4,
+) -> dict[int, tuple[float, int]]:  # fmt: skip
     """Where the numbers of the spots stand: a share of the axis, and 1 for the right of the spot, −1 for the left.
 
     Spots close to one another have their numbers on all ``sides`` by turns; on one side numbers never stand on one another.
@@ -191,7 +192,7 @@ def _labels(
     turn = 0
     for number, spot in sorted(enumerate(spots, 1), key=lambda item: item[1].gmac_per_s):
         place = math.log(spot.gmac_per_s / floor) / math.log(top / floor)
-        near = [found[n] for n in found if 0.7 < spots[n - 1].intensity / spot.intensity < 1.4]
+        near = [found[n] for n in found if 1 / reach < spots[n - 1].intensity / spot.intensity < reach]
         turn = turn + 1 if any(abs(other - place) < gap for other, _ in near) else 0
         side = sides[turn % len(sides)]
         found[number] = (max([place, *(other + gap for other, at in near if at == side)]), side)
@@ -212,7 +213,7 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
     """Whole runs under the limits of their machine: what it reads a second, and what each of ``ceilings`` multiplies."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(9.6, 5.6)
-        low, high = min(mark.intensity for mark in marks) / 1.6, max(mark.intensity for mark in marks) * 5
+        low, high = min(mark.intensity for mark in marks) / 1.6, max(mark.intensity for mark in marks) * 3
         floor, top = min(mark.gmac_per_s for mark in marks) / 1.8, max(peak for _, peak in ceilings) * 1.5
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -231,10 +232,9 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
             axes.plot([peak / gb_per_s, high], [peak, peak], color=LIMIT, linewidth=1.3)
             axes.annotate(
                 f"{name}: {peak:.0f} GMAC/s",
-                (high, peak),
+                (peak / gb_per_s, peak),
                 color=LIMIT,
-                ha="right",
-                xytext=(-4, 5),
+                xytext=(4, 5),
                 textcoords="offset points",
             )
         for is_ours, color in ((True, SERIES), (False, MUTED)):
@@ -244,11 +244,13 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
                 color=color, edgecolor=SURFACE, linewidth=1.2, zorder=3,
             )  # fmt: skip
         spots = [Spot(mark.label, mark.intensity, mark.gmac_per_s, 0.0) for mark in marks]
-        for number, (place, _) in _labels(spots, floor, top, gap=0.042, sides=(1,)).items():
+        for number, (place, _) in _labels(spots, floor, top, gap=0.04, sides=(1,), reach=4.0).items():
             mark = marks[number - 1]
+            is_left = mark.intensity > high / 12
             axes.annotate(
-                mark.label, (mark.intensity, place), xycoords=("data", "axes fraction"), va="center", xytext=(9, 0),
-                textcoords="offset points", color=INK if mark.is_ours else MUTED, fontsize=9.5,
+                mark.label, (mark.intensity, place), xycoords=("data", "axes fraction"), va="center",
+                ha="right" if is_left else "left", xytext=(-9 if is_left else 9, 0), textcoords="offset points",
+                color=INK if mark.is_ours else MUTED, fontsize=9.5,
             )  # fmt: skip
         axes.set_xlabel("ternary products a byte")
         axes.set_ylabel("GMAC/s")
