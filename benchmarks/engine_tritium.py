@@ -89,7 +89,7 @@ class Subject:
         return {"ns": done.token_ns, "bytes_per_token": n_bytes / tokens, "cached": done.result.n_cached}
 
     def prefill(self, tokens: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
-        """Forward a prompt, up to its first token. Its bytes are those of weights: the cache is read from caches, again and again."""
+        """Forward a prompt, up to its first token. Its bytes are those of weights: caches hold the keys and values."""
         done = self.recorded(keep, [self.prompt(tokens, seed)], 1)
         rows = op_table(done.prefill, self.model.plan, None)
         n_bytes = sum(row.bytes_per_token for row in rows if row.part in ("body", "head"))

@@ -1,7 +1,7 @@
 """The roofline of a run: engines by the products that they make of a byte, and a second, under the limits of their machine.
 
-One mark for each work and engine with the best instruction set and the most threads, but for prompts that a longer one stands for,
-and for the second head where it is hardly read.
+One mark for each work and engine with the best instruction set and the most threads, but for prompts that a longer one stands
+for, and for the second head where it is hardly read.
 """
 
 from __future__ import annotations
