@@ -213,11 +213,12 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
     """Whole runs under the limits of their machine: what it reads a second, and what each of ``ceilings`` multiplies."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(9.6, 5.6)
-        low, high = min(mark.intensity for mark in marks) / 1.6, max(mark.intensity for mark in marks) * 3
+        end = max(peak for _, peak in ceilings) / gb_per_s
+        low = min(mark.intensity for mark in marks) / 1.6
+        high = 3 * max(end, *(mark.intensity for mark in marks))
         floor, top = min(mark.gmac_per_s for mark in marks) / 1.8, max(peak for _, peak in ceilings) * 1.5
         axes.set_xscale("log")
         axes.set_yscale("log")
-        end = max(peak for _, peak in ceilings) / gb_per_s
         axes.plot([low, end], [gb_per_s * low, gb_per_s * end], color=LIMIT, linewidth=1.5)
         at = math.sqrt(low * end)
         axes.annotate(
