@@ -513,6 +513,8 @@ def _rope_cases(g: np.random.Generator, t: int, d: int, block: int, interleaved:
     if int8:
         edges = (127.0, 0.5, 1.5, -2.5, 126.5, -126.5, 64.49, -0.0)
     v[0, : len(edges)] = np.array(edges, np.float32)[: v.shape[1]]
+    if int8:
+        v[0, d : 2 * d] = _borders(g, 1, d)
     positions = g.permutation(context)[:t].astype(np.int32)
     positions[-1] = context - 1 if context - 1 not in positions[:-1] else positions[-1]
     slots, tables = g.integers(0, 2, t, np.int32), _tables(g, n_blocks)
