@@ -51,10 +51,17 @@ inline bool quantize_row(const Value& value, int64_t k, int8_t* q, float* scale)
   return true;
 }
 
+// The k weights of a norm, which come from memory while the first row is summed.
+inline const float* fetch_gamma(const Call& call, int64_t k) {
+  const float* gamma = reinterpret_cast<const float*>(call.weights[0].data);
+  for (int64_t i = 0; i < k; i += 16) __builtin_prefetch(gamma + i, 0, 2);
+  return gamma;
+}
+
 // Reads gamma; its bytes count once a step, in the range that holds row 0.
 KERNEL_FUNCTION(rmsnorm) {
   const int64_t k = call.ints[0];
-  const float* gamma = reinterpret_cast<const float*>(call.weights[0].data);
+  const float* gamma = fetch_gamma(call, k);
   for (int64_t r = begin; r < end; ++r) {
     const float* x = call.in[0].row<const float>(r);
     float* y = call.out[0].row<float>(r);
@@ -67,7 +74,7 @@ KERNEL_FUNCTION(rmsnorm) {
 // As rmsnorm and quantize one after the other: the normalized values are formed twice instead of stored.
 KERNEL_FUNCTION(rmsnorm_quantize) {
   const int64_t k = call.ints[0];
-  const float* gamma = reinterpret_cast<const float*>(call.weights[0].data);
+  const float* gamma = fetch_gamma(call, k);
   for (int64_t r = begin; r < end; ++r) {
     const float* x = call.in[0].row<const float>(r);
     const float inv = inverse_rms(x, k, call.floats[0]);

@@ -69,33 +69,57 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
   return _mm512_reduce_add_epi32(total);
 }
 
-[[gnu::always_inline]] inline void add_pairs(__m512i& sum, __m512i packed, __m512i mask, __m512i a) {
-  sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(packed, mask), a);
+// Sums of one row's bit pairs where they stand: those of k, k + 32, k + 64, k + 96 times 64, 16, 4, 1.
+struct RowSums {
+  __m512i s0, s1, s2, s3;
+};
+// In registers, as settle in dot_avx512.h.
+[[gnu::always_inline]] inline void add_pairs(RowSums& s, __m512i packed, __m512i a0, __m512i a1, __m512i a2, __m512i a3) {
+  s.s0 = _mm512_dpbusd_epi32(s.s0, _mm512_and_si512(packed, _mm512_set1_epi8(static_cast<char>(192))), a0);
+  s.s1 = _mm512_dpbusd_epi32(s.s1, _mm512_and_si512(packed, _mm512_set1_epi8(48)), a1);
+  s.s2 = _mm512_dpbusd_epi32(s.s2, _mm512_and_si512(packed, _mm512_set1_epi8(12)), a2);
+  s.s3 = _mm512_dpbusd_epi32(s.s3, _mm512_and_si512(packed, _mm512_set1_epi8(3)), a3);
+  asm("" : "+v"(s.s0), "+v"(s.s1), "+v"(s.s2), "+v"(s.s3));
+}
+inline __m256i fold(const RowSums& s) {
+  const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(s.s0, 6), _mm512_srai_epi32(s.s1, 4));
+  const __m512i all = _mm512_add_epi32(high, _mm512_add_epi32(_mm512_srai_epi32(s.s2, 2), s.s3));
+  return _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
 }
 
-inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
+// Four rows share the activations; the last ones may be one row again and again, whose number stands behind the list then.
+inline void multiply_rows(const uint8_t* w, int64_t row_bytes, int32_t* rows, int64_t n, const int8_t* a, int32_t total,
                           float scale, float* out) {
-  const __m512i mask0 = _mm512_set1_epi8(static_cast<char>(192)), mask1 = _mm512_set1_epi8(48), mask2 = _mm512_set1_epi8(12),
-                mask3 = _mm512_set1_epi8(3);
+  for (int64_t i = n; i % 4 != 0; ++i) rows[i] = rows[n - 1];
   for (int64_t i = 0; i < n && i < kRowsAhead; ++i) {
     for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + rows[i] * row_bytes + b), _MM_HINT_T1);
   }
-  for (int64_t i = 0; i < n; ++i) {
-    const uint8_t* row = w + rows[i] * row_bytes;
-    const uint8_t* ahead = w + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * row_bytes;
-    const int8_t* x = a;
-    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
-    for (int64_t b = 0; b < row_bytes; b += 64, x += 256) {
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T1);
-      const __m512i v = row_bytes - b >= 64 ? _mm512_loadu_si512(row + b) : _mm512_maskz_loadu_epi8(0xffffffff, row + b);
-      add_pairs(s0, v, mask0, _mm512_loadu_si512(x));
-      add_pairs(s1, v, mask1, _mm512_loadu_si512(x + 64));
-      add_pairs(s2, v, mask2, _mm512_loadu_si512(x + 128));
-      add_pairs(s3, v, mask3, _mm512_loadu_si512(x + 192));
+  for (int64_t i = 0; i < n; i += 4) {
+    const uint8_t* row[4];
+    const uint8_t* ahead[4];
+    for (int64_t j = 0; j < 4; ++j) {
+      row[j] = w + rows[i + j] * row_bytes;
+      ahead[j] = w + rows[i + j + kRowsAhead < n ? i + j + kRowsAhead : n - 1] * row_bytes;
     }
-    s0 = _mm512_add_epi32(_mm512_srai_epi32(s0, 6), _mm512_srai_epi32(s1, 4));
-    s0 = _mm512_add_epi32(s0, _mm512_add_epi32(_mm512_srai_epi32(s2, 2), s3));
-    out[rows[i]] = static_cast<float>(_mm512_reduce_add_epi32(s0) - total) * scale;
+    const int8_t* x = a;
+    const __m512i zero = _mm512_setzero_si512();
+    RowSums s0{zero, zero, zero, zero}, s1 = s0, s2 = s0, s3 = s0;
+    for (int64_t b = 0; b < row_bytes; b += 64, x += 256) {
+      for (int64_t j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(ahead[j] + b), _MM_HINT_T1);
+      const __mmask64 there = row_bytes - b >= 64 ? ~__mmask64{0} : 0xffffffff;
+      __m512i a0 = _mm512_loadu_si512(x), a1 = _mm512_loadu_si512(x + 64), a2 = _mm512_loadu_si512(x + 128),
+              a3 = _mm512_loadu_si512(x + 192);
+      asm("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3));  // else gcc loads them again for every row
+      add_pairs(s0, _mm512_maskz_loadu_epi8(there, row[0] + b), a0, a1, a2, a3);
+      add_pairs(s1, _mm512_maskz_loadu_epi8(there, row[1] + b), a0, a1, a2, a3);
+      add_pairs(s2, _mm512_maskz_loadu_epi8(there, row[2] + b), a0, a1, a2, a3);
+      add_pairs(s3, _mm512_maskz_loadu_epi8(there, row[3] + b), a0, a1, a2, a3);
+    }
+    const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(s0), fold(s1)), _mm256_hadd_epi32(fold(s2), fold(s3)));
+    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    float y[4];
+    _mm_storeu_ps(y, _mm_mul_ps(_mm_cvtepi32_ps(_mm_sub_epi32(sums, _mm_set1_epi32(total))), _mm_set1_ps(scale)));
+    for (int64_t j = 0; j < 4; ++j) out[rows[i + j]] = y[j];
   }
 }
 

@@ -26,6 +26,7 @@ PANEL_DEPTH = 16
 ALIGNMENT = 64
 MAX_TOP_K = 1024
 _DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
+_GATHERED = {COLUMNS_LAYOUT}
 PLANE_LAYOUT = "plane44"
 SCREEN_VOCAB = 1 << 14
 """From this many rows on the head weighs enough for its plane to pay."""
@@ -334,7 +335,8 @@ def residents(
     plan: Plan, source: TensorSource, n_threads: int, store: PackedStore | None = None,
     take: Callable[[int], None] = lambda n_bytes: None,
 ) -> list[NDArray[np.uint8]]:  # fmt: skip
-    """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one.
+    """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one, and
+    copied from there if they are gathered: page by page of a file that takes twice as long.
 
     ``take`` is told of the bytes to come that no file stands behind, and may refuse.
     Errors: FormatError for a weight that cannot be one.
@@ -348,11 +350,17 @@ def residents(
             wanted = [r for r in packed if r.layout == layout]
             found = store.residents(layout, version, wanted, partial(pack, source, n_threads)) if wanted else []
             mapped |= zip(wanted, found or (), strict=found is not None)
-    take(total - sum(r.nbytes for r in mapped))
+    kept = {r: data for r, data in mapped.items() if r.layout not in _GATHERED}
+    take(total - sum(r.nbytes for r in kept))
     rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
     computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
     # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
-    return [mapped[r] if r in mapped else _resident(r, source, computed, n_threads) for r in plan.residents]
+    return [
+        kept[r] if r in kept
+        else _native.copy_to_huge_pages(mapped[r]) if r in mapped
+        else _resident(r, source, computed, n_threads)
+        for r in plan.residents
+    ]  # fmt: skip
 
 
 def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int) -> None:
