@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,6 +254,30 @@ def test_a_model_runs_the_same_from_mapped_weights(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_native, "pack_plane", lambda *_: calls.append("pack_plane"))
     assert logits() == expected
     assert calls == []
+
+
+def test_only_what_is_read_in_order_is_read_from_the_file(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "LEAST_BYTES", 0)
+
+    def is_mapped(data: NDArray[np.uint8]) -> bool:
+        base: Any = data
+        while isinstance(base, np.ndarray):
+            base = base.base
+        return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
+
+    with open_gguf(write_tiny(tmp_path / "tiny.gguf", "relu2_mha_tied")) as file:
+        plan = make_plan(build_graph(file.metadata, file.tensors), cpu.backend(), ffn_sparsity="on")
+        taken: list[int] = []
+        arrays = cpu.residents(plan, file, 1, PackedStore(folder, file.root, DIGESTS), taken.append)
+        rows = [(r, data) for r, data in zip(plan.residents, arrays, strict=True) if r.layout in cpu.PACKED]
+        assert {r.layout for r, data in rows if is_mapped(data)} == {"i2s"}
+        gathered = [(r, data) for r, data in rows if not is_mapped(data)]
+        assert {r.layout for r, _ in gathered} == {"i2s_columns"}
+        assert taken[-1] == sum(r.nbytes for r, _ in gathered)
+        for expected, data in zip(cpu.residents(plan, file, 1), arrays, strict=True):
+            np.testing.assert_array_equal(data, expected)
 
 
 def test_too_little_memory_is_refused_before_anything_is_allocated(
