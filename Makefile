@@ -76,8 +76,8 @@ arm-driver:
 	  -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
 	  cmake --build $(ARM_BUILD) --parallel $(JOBS); } >$(ARM_BUILD)/build.log 2>&1 || { cat $(ARM_BUILD)/build.log; exit 1; }
 
-# The core for Windows and macOS, both architectures: some four minutes the first time. Debian's wine64 runs what is for Windows on
-# x86-64.
+# The core for Windows and macOS, both architectures: the first time each system's C++ library is compiled, too. Debian's wine runs
+# what is for Windows on x86-64.
 systems: build system-drivers
 	$(PY) -X faulthandler -m pytest -q -n $(JOBS) -m '' tests/parity/test_systems.py
 
@@ -162,8 +162,13 @@ build: $(STAMP)
 stub: build
 	$(PY) -m nanobind.stubgen -q -m tritium._native -o src/tritium/_native.pyi
 
+# As the wheels of every system are made and tried: build/wheel is an environment that holds nothing else.
 wheel:
+	rm -rf build/wheel dist/*.whl
 	$(PYTHON) -m pip wheel --no-deps -w dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install -q --disable-pip-version-check dist/*.whl
+	build/wheel/bin/python scripts/check_wheel.py
 
 clean:
 	rm -rf build dist $(STAMP)

@@ -107,7 +107,6 @@ class Program {
   }
 
   void set_cache(std::span<const uint8_t> data) {
-    Executor& e = executor();
     if (data.size() != cache_bytes()) refuse("a cache of another size than the plan's");
     const uint8_t* from = data.data();
     each_half_block([&](uint8_t* half, size_t nbytes) {
