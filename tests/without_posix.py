@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import io
 import json
+import mmap
 import os
 import pkgutil
 import platform
@@ -51,6 +52,8 @@ def take_away() -> None:
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
+    for name in [name for name in dir(mmap) if name.startswith(("MADV_", "MAP_", "PROT_"))]:
+        delattr(mmap, name)
     opened, described = io.open, os.open
 
     def open_(

@@ -181,8 +181,9 @@ class GGUFFile:
             self._forget(first + start, first + end)
 
     def _forget(self, start: int, stop: int) -> None:
-        start = start // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+        if hasattr(mmap, "MADV_DONTNEED"):  # Windows takes pages back by itself
+            start = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def check(self, name: str) -> None:
         """Read a tensor through once: FormatError, with path, tensor and byte, for code 3 or a NaN or Inf."""
