@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "without_posix.py"
 DEMO = Path(__file__).parents[2] / "src" / "tritium" / "data" / "demo.gguf"
 LINES = (
     ("doctor", "--json"),
-    ("inspect", "demo"),
+    ("inspect", "demo", "--gate", "auto", "--check"),
     ("tokenize", "-m", "demo", "a b"),
     ("plan", "demo"),
     ("keygen", "key", "--trust", "trust.json", "--name", "somebody", "--role", "receipt", "--role", "log"),
