@@ -66,7 +66,7 @@ def _peak_working_set() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What this process has used so far. Faults and switches are 0 on Windows, which does not tell them: they excuse nothing."""
+    """What this process has used so far. Faults and switches are 0 on Windows, which does not tell them."""
 
     user_ns: int
     system_ns: int

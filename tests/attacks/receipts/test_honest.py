@@ -34,6 +34,14 @@ def cold_file(receipt: Receipt) -> None:
     run.update(user_ns=run["wall_ns"] // 20, system_ns=run["wall_ns"] // 100, major_faults=400)
 
 
+def waiting_on_windows(receipt: Receipt) -> None:
+    forgery.scale_times(receipt, 100)
+    run = receipt["evidence"]["run"]
+    receipt["evidence"]["machine"]["os"] = "windows"
+    receipt["environment"]["OS"] = f"windows-{receipt['evidence']['machine']['architecture']}"
+    run.update(user_ns=run["wall_ns"] // 20, system_ns=0, major_faults=0, involuntary_switches=0)
+
+
 def large_cache(receipt: Receipt) -> None:
     for cache in receipt["evidence"]["machine"]["caches"]:
         if cache["level"] == 3:
@@ -57,6 +65,7 @@ HONEST: dict[str, tuple[Edit, dict[str, str]]] = {
     "as it was written": (lambda r: None, {"speed": "E3", "kernels": "E3"}),
     "the same model on Arm": (on_arm, {"speed": "E3", "kernels": "E3"}),
     "one layer in floats, declared": (forgery.one_layer_in_floats, {"kernels": "E3", "model": "E3"}),
+    "a run on Windows that waited": (waiting_on_windows, {"speed": "E1", "kernels": "E3"}),
     "a throttled control group": (throttled, {"speed": "E1", "kernels": "E3"}),
     "a cold file": (cold_file, {"speed": "E1", "kernels": "E3"}),
     "a processor with a very large cache": (large_cache, {"speed": "E3"}),
