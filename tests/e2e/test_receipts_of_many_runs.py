@@ -63,6 +63,48 @@ def check(options: dict[str, Any], n: int) -> None:
             assert (reached["kernels"], reached["model"]) == ("E3", "E3")
 
 
+def one(model: Model, prompt: str, **settings: Any) -> dict[str, Any]:
+    params, watch = SamplingParams(**settings), recorder(model)
+    with model.stream(prompt, params, measure=True, observer=watch) as stream:
+        for _ in stream:
+            pass
+    return build_receipt(model, stream.result, watch, params, machine=asdict(read_machine()), probe=bandwidth(model))
+
+
+def test_a_text_that_ends_after_nine_of_128_tokens() -> None:
+    with load("demo") as model:
+        end = min(model.tokenizer.stop_ids)
+        free = model.generate("Ao", max_tokens=9, ignore_eos=True)
+        logits = model.logits([*free.prompt_ids, *free.token_ids])[len(free.prompt_ids) - 1 : -1]
+        # A bias that lets the end win over the ninth token, and over none before it.
+        *before, ninth = (logits.max(axis=1) - logits[:, end]).tolist()
+        receipt = one(model, "Ao", max_tokens=128, logit_bias={end: (ninth + min(before)) / 2})
+    assert (receipt["tokens_requested"], receipt["tokens_generated"]) == (128, 9)
+    assert receipt["evidence"]["run"]["finish_detail"].startswith("end token")
+    assert forgery.verdict(jcs.canonical(receipt)).failed == ()
+    assert forgery.levels(receipt)["kernels"] == "E3"
+    told = forgery.edited(lambda r: r["evidence"]["run"].update(finish_reason="length"), receipt)
+    assert "finish" in forgery.failed(told)
+
+
+def test_one_token_has_a_latency_and_no_speed() -> None:
+    with load("demo") as model:
+        receipt = one(model, "ROMEO:", max_tokens=1)
+    assert receipt["tokens_per_second"] is None
+    assert receipt["prefill_ms"] > 0
+    assert forgery.verdict(jcs.canonical(receipt)).failed == ()
+    assert {"speed_value", "decode_rate"} <= forgery.failed(
+        forgery.edited(lambda r: r.update(tokens_per_second=9.0), receipt)
+    )
+
+
+def test_a_text_that_was_drawn_with_a_seed() -> None:
+    with load("demo") as model:
+        receipt = one(model, "ROMEO:", max_tokens=32, temperature=0.8, seed=42)
+    assert forgery.verdict(jcs.canonical(receipt)).failed == ()
+    assert forgery.levels(receipt)["kernels"] == "E3"
+
+
 @pytest.mark.parametrize("options", LOADS, ids=str)
 def test_none_is_refused(options: dict[str, Any]) -> None:
     check(options, 2 if options.get("backend") == "reference" else 8)

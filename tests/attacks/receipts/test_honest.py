@@ -52,6 +52,12 @@ def slow_bandwidth(receipt: Receipt) -> None:
     receipt["evidence"]["bandwidth"].update(samples_gb_per_s=[9.1, 8.3, 30.5], median_gb_per_s=9.1)
 
 
+def scalar(receipt: Receipt) -> None:
+    """Thirty times slower, by kernels that any processor has."""
+    forgery.rename_kernels(receipt, lambda k: k.replace("avx512vnni", "scalar"))
+    forgery.scale_times(receipt, 30)
+
+
 def not_repeated(receipt: Receipt) -> None:
     receipt["deterministic"] = False
     del receipt["evidence"]["repeats"][1:]
@@ -78,6 +84,15 @@ HONEST: dict[str, tuple[Edit, dict[str, str]]] = {
     "a run thirty times slower": (lambda r: forgery.scale_times(r, 30), {"speed": "E3"}),
     "not repeated": (not_repeated, {"determinism": "E0", "kernels": "E3"}),
     "no bandwidth measured": (not_measured, {"speed": "E0", "kernels": "E3"}),
+    "a tree with changes of its own": (
+        lambda r: r["evidence"]["build"].update(dirty=True),
+        {"speed": "E3", "provenance": "E1"},
+    ),
+    "an architecture that nobody knows": (
+        lambda r: r["evidence"]["model"]["config"].update(architecture="ternary-of-tomorrow"),
+        {"kernels": "E3", "model": "E3"},
+    ),
+    "a scalar build": (scalar, {"speed": "E3", "kernels": "E3"}),
     "fields of others at the top": (lambda r: r.update(x_note="kept", parity=None, corrections=[]), {"speed": "E3"}),
     "a GPU's receipt without evidence": (
         lambda r: (r.pop("evidence"), r.update(backend="cuda", kernels=["gemm_i2s_fp16", "attention_cuda"])),
