@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 import receipt_forgery as forgery
+import tiny_models
 from command_line import tritium
 from tritium.bench.walk import Variation, Walk
-from tritium.engine.model import DEMO, resolve_model
+from tritium.engine.model import DEMO, load, resolve_model
 from tritium.evidence.replay import replay_checks
+from tritium.evidence.tolerant import gaps_of, margin_of
 from tritium.formats.gguf import open_gguf
+from tritium.gates import read_policy
 from tritium.models import build_graph
 
 SHORT = {
@@ -143,3 +146,29 @@ def test_the_verdict_says_that_it_was_followed(floats: dict[str, Any], tmp_path:
     refused = tritium("verify-receipt", path, "--replay")
     assert refused.returncode == 1
     assert "FAIL E5 replay_tolerant" in refused.stdout
+
+
+@pytest.mark.parametrize("name", tiny_models.TINY)
+def test_the_margin_holds_for_other_shapes(tmp_path: Path, name: str) -> None:
+    """Another arithmetic's choices at each place of a text lie within it, tokens that nothing speaks for do not."""
+    path = tiny_models.write_tiny(tmp_path / "model.gguf", name)
+    ids = np.array([(37 * i * i + 11 * i) % 260 for i in range(1, 25)], np.int32)
+    margin = margin_of(read_policy().get("replay", "noise"))
+    with load(path) as model, open_gguf(path) as file:
+        logits = model.logits(ids.tolist())
+        walk = Walk(build_graph(file.metadata, file.tensors), file)
+        foreign = [walk.forward(ids, v)["logits"] for v in (Variation(scaling="f16"), Variation(cache="f32"))]
+    for other in foreign:
+        assert gaps_of(logits, other.argmax(axis=1)).max() < margin / 2
+    middle = np.argsort(logits, axis=1)[:, logits.shape[1] // 2]
+    assert gaps_of(logits, middle).min() > 4 * margin
+
+
+def test_the_margin_is_the_noise_of_two_logits() -> None:
+    """Of logits with noise of that share, the best by the one lies within it by the other, and mostly at half of it."""
+    rng, noise = np.random.default_rng(5), 0.04
+    exact = rng.standard_normal((400, 1000)).astype(np.float32)
+    found = gaps_of(exact, (exact + noise * rng.standard_normal(exact.shape)).argmax(axis=1))
+    assert found.max() < margin_of(noise)
+    assert found.max() > margin_of(noise) / 8
+    assert gaps_of(3 * exact, found.argsort()) == pytest.approx(gaps_of(exact, found.argsort()), rel=1e-5)
