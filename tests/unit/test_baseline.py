@@ -28,6 +28,7 @@ from tritium.bench.figures import Sample, differences, judge_exact, key_of, read
 from tritium.bench.merge import stages
 from tritium.bench.merge.rules import read_rules
 from tritium.bench.merge.stages import Job
+from tritium.cli import invoke
 from tritium.errors import FormatError, GateError
 
 PARITY = {"status": "NOT MEASURED", "backend": None}
@@ -256,3 +257,23 @@ def test_what_lacks_evidence_is_inconclusive_and_what_is_wrong_fails(tmp_path: P
     for receipt, word in ((old, "INCONCLUSIVE"), (wrong, "FAIL")):
         sample = read_sample(write(receipt, tmp_path / "receipt.json"))
         assert judge_receipts([sample], [], entries, "classic").word == word
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "cpu", "code", "word"),
+    [
+        (1.0, None, 0, "PASS"),
+        (1.3, None, 1, "FAIL"),
+        (1 / 1.3, None, 0, "ATTENTION"),
+        (1.0, "Other CPU", 8, "INCONCLUSIVE"),
+    ],
+)
+def test_a_receipt_is_judged_against_a_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slowdown: float, cpu: str | None, code: int, word: str
+) -> None:
+    place = kept(tmp_path)
+    receipt = write(retold(slowdown, START, commit_of(3), cpu=cpu), tmp_path / "now.json")
+    assert invoke(["verify-receipt", str(receipt), "--baseline", str(place), "--require", "speed=E3", "--json"]) == code
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [c["value"].split(":")[0] for c in checks if c["id"] == "baseline"] == [word]
+    assert invoke(["verify-receipt", str(receipt), "--baseline", str(tmp_path / "none.json")]) == 3

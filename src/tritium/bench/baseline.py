@@ -22,6 +22,7 @@ from tritium.bench.regression import RATCHET, judge_classic, judge_envelope, jud
 from tritium.bench.stats import summarize
 from tritium.bench.verdict import Decision, together
 from tritium.errors import FormatError, GateError
+from tritium.gates import Check, check
 from tritium.receipts import jcs, schema, strict_json
 from tritium.receipts.files import write_text
 
@@ -297,6 +298,16 @@ def judge_receipts(
     if not found:
         return Decision("INCONCLUSIVE", (f"no comparable baseline: {key.slug}",))
     return judge_against(found[-1], samples)
+
+
+def baseline_check(baseline: Baseline, sample: Sample) -> Check:
+    """A receipt against a set, as a check of its speed: another key, or noise, is in doubt; more speed is told and passes."""
+    decision = judge_receipts([sample], [baseline], (), "ratchet")
+    passes = {"PASS": True, "ATTENTION": True, "FAIL": False}.get(decision.word)
+    told = f"{decision.word}: {'; '.join(decision.reasons)}"
+    return check(
+        "baseline", "E2", passes, told, str(baseline.path), "Another result or another speed than the baseline's"
+    )
 
 
 def _judge_envelope(receipt: Mapping[str, Any]) -> Decision:

@@ -139,7 +139,11 @@ class Sample:
 
 def read_sample(path: Path, required: str = REQUIRED) -> Sample:
     """Read a receipt and judge it. Errors: OSError; FormatError for what is no JSON object."""
-    data = path.read_bytes()
+    return sample_of(path.read_bytes(), path, required)
+
+
+def sample_of(data: bytes, path: Path, required: str = REQUIRED) -> Sample:
+    """Judge the receipt that was read from ``path``. Errors: FormatError for what is no JSON object."""
     policy = read_policy()
     verdict = judge(data, policy, required=parse_requirements(required, policy))
     receipt = strict_json.loads(data)

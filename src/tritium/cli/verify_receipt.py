@@ -14,7 +14,11 @@ from tritium.errors import FormatError
 from tritium.receipts.files import read_document
 
 if TYPE_CHECKING:
-    from tritium.gates import Check, Verdict
+    from collections.abc import Callable
+
+    from tritium.gates import Check, Policy, Verdict
+
+    Look = Callable[[dict[str, Any], Path], list[Check]]
 
 DEFAULT = Path("ci/inference.json")
 REJECTED, UNREADABLE = 1, 3
@@ -34,6 +38,13 @@ REJECTED, UNREADABLE = 1, 3
     "policy_file",
     type=click.Path(path_type=Path),
     help="Thresholds and claims. [default: the shipped ones]",
+)
+@click.option(
+    "--baseline",
+    "baseline_file",
+    type=click.Path(path_type=Path),
+    metavar="SET",
+    help="Hold result and speed against this set of receipts, a file of tritium baseline add.",
 )
 @click.option(
     "--replay", "is_replayed", is_flag=True, help="Run it again and compare the bits; E5 in --require implies it."
@@ -56,6 +67,7 @@ def command(
     require: str,
     require_gpu_kernels: bool,
     policy_file: Path | None,
+    baseline_file: Path | None,
     is_replayed: bool,
     model: Path | None,
     replay_backend: str,
@@ -100,17 +112,12 @@ def command(
     unreadable = [file for file in files if is_folder and not _is_readable(file)]
     read = {file: read_document(file) for file in files if file not in unreadable}
 
-    def judge(data: bytes) -> Verdict:
-        """Judge one; replay it if that is asked for and nothing has failed."""
-        verdict = binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=[])
-        if not is_replayed or verdict.failed:
-            return verdict
-        from tritium.evidence.replay import replay_checks
+    further = _further(baseline_file, is_replayed, model, replay_backend, policy)
 
-        checks = replay_checks(receipt_in(data), model, replay_backend, policy)
+    def judge(data: bytes, checks: list[Check]) -> Verdict:
         return binding.judge(data, policy, required, gpu_required=require_gpu_kernels, replayed=checks)
 
-    verdicts = [(file, judge(data)) for file, data in read.items()]
+    verdicts = [(file, _judge(file, data, judge, further)) for file, data in read.items()]
     if is_folder:
         together = list(compare([*read.values()], [str(file) for file in read], policy))
         _print_folder(verdicts, unreadable, together, as_json=as_json)
@@ -121,6 +128,34 @@ def command(
     codes = {verdict.exit_code for _, verdict in verdicts} | ({UNREADABLE} if unreadable else set())
     codes |= {REJECTED for check in together if check.status == "FAIL"}
     click.get_current_context().exit(worst(codes))
+
+
+def _further(
+    baseline_file: Path | None, is_replayed: bool, model: Path | None, backend: str, policy: Policy
+) -> list[Look]:
+    """What takes more than the receipt: a set to hold it against, a model to run again. Errors: those of the set."""
+    looks: list[Look] = []
+    if baseline_file is not None:
+        from tritium.bench.baseline import baseline_check, read_set
+        from tritium.bench.figures import sample_of
+        from tritium.receipts import jcs
+
+        baseline = read_set(baseline_file)
+        looks.append(lambda receipt, file: [baseline_check(baseline, sample_of(jcs.canonical(receipt), file))])
+    if is_replayed:
+        from tritium.evidence.replay import replay_checks
+
+        looks.append(lambda receipt, _file: replay_checks(receipt, model, backend, policy))
+    return looks
+
+
+def _judge(file: Path, data: bytes, judge: Callable[[bytes, list[Check]], Verdict], further: list[Look]) -> Verdict:
+    """Judge one, and look further where nothing has failed."""
+    verdict = judge(data, [])
+    if verdict.failed or not further:
+        return verdict
+    receipt = receipt_in(data)
+    return judge(data, [check for look in further for check in look(receipt, file)])
 
 
 def _is_readable(file: Path) -> bool:
