@@ -48,30 +48,31 @@ Dialect parse_dialect(const std::string& name) {
   throw std::invalid_argument("dialect: expected 128, 64 or 4row, got " + name);
 }
 
-View<uint8_t, 1> pack(const std::vector<PackPart>& parts, int n_threads) {
+View<uint8_t, 1> pack(const std::vector<PackPart>& parts, int n_threads, const std::string& layout) {
   Pages panels;
   {
     const nb::gil_scoped_release unlocked;
-    panels = pack_panels(parts, n_threads);
+    panels = pack_panels(parts, n_threads, layout);
   }
   return as_array(std::move(panels));
 }
 
-View<uint8_t, 1> pack_i2s(const std::vector<std::tuple<Bytes, int64_t, int64_t, float, std::string>>& parts, int n_threads) {
+View<uint8_t, 1> pack_i2s(const std::vector<std::tuple<Bytes, int64_t, int64_t, float, std::string>>& parts, int n_threads,
+                          const std::string& layout) {
   std::vector<PackPart> list;
   for (const auto& [data, rows, cols, scale, dialect] : parts) {
     list.push_back({{data.data(), data.size()}, rows, cols, scale, parse_dialect(dialect)});
   }
-  return pack(list, n_threads);
+  return pack(list, n_threads, layout);
 }
 
-View<uint8_t, 1> pack_trits(const std::vector<std::tuple<In<int8_t, 2>, float>>& parts, int n_threads) {
+View<uint8_t, 1> pack_trits(const std::vector<std::tuple<In<int8_t, 2>, float>>& parts, int n_threads, const std::string& layout) {
   std::vector<PackPart> list;
   for (const auto& [trits, scale] : parts) {
     list.push_back({{reinterpret_cast<const uint8_t*>(trits.data()), trits.size()}, static_cast<int64_t>(trits.shape(0)),
                     static_cast<int64_t>(trits.shape(1)), scale, Dialect::trits});
   }
-  return pack(list, n_threads);
+  return pack(list, n_threads, layout);
 }
 
 View<uint8_t, 1> pack_head_plane(const Bytes& data, const std::string& layout, int64_t rows, int64_t cols, int n_threads) {
@@ -196,16 +197,16 @@ NB_MODULE(_native, m) {
         "\"illegal instruction\".");
   m.def("kernels", &kernels, "(id, op, layout, isa, t_min, t_max) of every kernel that runs here; t_max 0 is unbounded.");
   m.def("build_info", &build_info, "(compiler, flags, architecture) of this build.");
-  m.def("pack_i2s", &pack_i2s, "parts"_a, "n_threads"_a = 1,
-        "Repack I2_S tensors into panels, stacked, each padded to 16 rows.\n\n"
+  m.def("pack_i2s", &pack_i2s, "parts"_a, "n_threads"_a = 1, "layout"_a = "i2s",
+        "Repack I2_S tensors into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
         "parts: (file bytes with the 32 of tail, rows, cols, scale, dialect \"128\", \"64\" or \"4row\"), all of one width.\n"
         "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");
   m.def("copy_to_huge_pages", &copy_to_huge_pages, "data"_a,
         "A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.");
   m.def("pack_i2s_columns", &pack_i2s_columns, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
         "Repack an I2_S tensor into columns. Errors: as pack_i2s.");
-  m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1,
-        "Pack trits into panels, stacked, each padded to 16 rows.\n\n"
+  m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1, "layout"_a = "i2s",
+        "Pack trits into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");
   m.def("pack_plane", &pack_head_plane, "data"_a, "layout"_a, "rows"_a, "cols"_a, "n_threads"_a = 1,
         "The plane44 layout of a head of layout \"f32\", \"f16\", \"bf16\", \"q8_0\" or \"q6_k\": rows of 8 bits in two halves, with\n"

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kMaxTopK = 1024;
 
-uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout.starts_with("i2") ? 4 : 2; }
+uint64_t element_alignment(const std::string& layout) { return layout == "f32" || layout == "tq1" || layout.starts_with("i2") ? 4 : 2; }
 
 std::string at_step(size_t step, const StepSpec& spec) { return "step " + std::to_string(step) + " (" + spec.rule->name + "): "; }
 

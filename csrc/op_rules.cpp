@@ -94,8 +94,9 @@ void check_linear(const PlanSpec& plan, const StepSpec& step) {
   demand(!gated || step.ints[4] == 0, step, "accumulate 0 beside a gate");
   for_each_resident(plan, step, [&](const ResidentSpec& r) {
     const bool sparse = r.layout == "i2s_columns" || (r.layout == "i2_s" && step.ints[4] == 0);
-    demand(sparse || r.layout == "i2s", step, "a ternary layout that it can read");
+    demand(sparse || r.layout == "i2s" || r.layout == "tq1", step, "a ternary layout that it can read");
     demand(r.cols == k && r.rows == (sparse ? n : round_up(n, kPanelRows)), step, "a weight of k columns, panels whole");
+    demand(r.layout != "tq1" || k <= kMaxTritDepth, step, "k of at most 2^16 in tq1, whose panels fit the scratch memory");
     demand(!sparse || (k <= kMaxSparse && n <= kMaxSparse), step, "k and n below 2^17, for which sums fit 32 bits");
   });
   demand_width(plan, step, step.inputs[0], k);

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -190,20 +191,57 @@ bool pack_column_block(const PackPart& part, int64_t block, int64_t column_bytes
   return good;
 }
 
+// Four codes of a byte as one number of base 3.
+constexpr std::array<uint8_t, 256> kBase3 = [] {
+  std::array<uint8_t, 256> table{};
+  for (int i = 0; i < 256; ++i) table[static_cast<size_t>(i)] = static_cast<uint8_t>((i & 3) + 3 * (i >> 2 & 3) + 9 * (i >> 4 & 3) + 27 * (i >> 6));
+  return table;
+}();
+
+// The codes of byte b, b + 4, … of a block that stand for columns in front of the last.
+uint8_t columns_kept(int64_t first, int64_t b, int64_t cols) {
+  uint8_t kept = 0;
+  for (int64_t j = 0; j < 4; ++j) kept |= static_cast<uint8_t>(first + 4 * j + b < cols ? 3 << 2 * j : 0);
+  return kept;
+}
+
 }  // namespace
 
-Pages pack_panels(std::span<const PackPart> parts, int n_threads) {
+void pack_trit_panel(const uint8_t* codes, int64_t cols, uint8_t* out) {
+  constexpr int64_t kBlocks = kTritDepth / kPanelDepth;
+  for (int64_t first = 0; first < cols; first += kTritDepth) {
+    uint8_t group[kBlocks][kBlockBytes] = {};
+    for (int64_t i = 0; i < kBlocks; ++i) {
+      const int64_t k = first + kPanelDepth * i;
+      if (k >= cols) break;
+      for (int64_t p = 0; p < kBlockBytes; ++p) {
+        const uint8_t byte = codes[k / kPanelDepth * kBlockBytes + p];
+        group[i][p] = k + kPanelDepth <= cols ? byte : static_cast<uint8_t>(byte & columns_kept(k, p % 4, cols));
+      }
+    }
+    for (int64_t i = 0; i < 4; ++i, out += kBlockBytes) {
+      for (int64_t p = 0; p < kBlockBytes; ++p) {
+        out[p] = static_cast<uint8_t>(kBase3[group[i][p]] + 81 * (group[4][p] >> 2 * i & 3));
+      }
+    }
+  }
+}
+
+Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_view layout) {
+  if (layout != "i2s" && layout != "tq1") throw std::invalid_argument("layout: expected i2s or tq1, got " + std::string(layout));
   if (parts.empty()) throw std::invalid_argument("no parts to pack");
   std::vector<int64_t> first_panel{0};  // of each part, and the total
   for (size_t i = 0; i < parts.size(); ++i) {
     check_part(parts[i], i, parts[0].cols);
     first_panel.push_back(first_panel.back() + (parts[i].rows + kPanelRows - 1) / kPanelRows);
   }
-  const int64_t n_panels = first_panel.back(), panel_bytes = (parts[0].cols + kPanelDepth - 1) / kPanelDepth * kBlockBytes;
-  Pages panels(resident_bytes("i2s", n_panels * kPanelRows, parts[0].cols), PageSize::huge);
+  const bool is_dense = layout == "tq1";
+  const int64_t n_panels = first_panel.back(), size = panel_bytes(layout, parts[0].cols);
+  Pages panels(resident_bytes(std::string(layout), n_panels * kPanelRows, parts[0].cols), PageSize::huge);
   ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(n_panels / 4, 1, n_threads)) : n_threads);
-  std::vector<std::vector<uint8_t>> codes(static_cast<size_t>(pool.size()));
-  for (auto& c : codes) c.resize(static_cast<size_t>(parts[0].cols + kMostCodesMore));
+  const auto row = static_cast<size_t>(parts[0].cols + kMostCodesMore);
+  const auto two_bits = static_cast<size_t>(is_dense ? panel_bytes("i2s", parts[0].cols) : 0);
+  std::vector<std::vector<uint8_t>> space(static_cast<size_t>(pool.size()), std::vector<uint8_t>(row + two_bits));
   // First (part, byte) that each worker found bad.
   const std::pair<int64_t, int64_t> none{static_cast<int64_t>(parts.size()), 0};
   std::vector<std::pair<int64_t, int64_t>> bad(static_cast<size_t>(pool.size()), none);
@@ -215,10 +253,12 @@ Pages pack_panels(std::span<const PackPart> parts, int n_threads) {
       const int64_t first_row = (panel - first_panel[static_cast<size_t>(index)]) * kPanelRows;
       const int64_t n_rows = std::min(int64_t{kPanelRows}, part.rows - first_row);
       const size_t me = static_cast<size_t>(worker);
-      if (!pack_panel(part, first_row, n_rows, panels.data() + panel * panel_bytes, codes[me].data())) {
+      uint8_t *codes = space[me].data(), *out = panels.data() + panel * size;
+      if (!pack_panel(part, first_row, n_rows, is_dense ? codes + row : out, codes)) {
         bad[me] = std::min(bad[me], {index, find_bad_byte(part, first_row, n_rows)});
       }
-      std::memcpy(panels.data() + n_panels * panel_bytes + panel * 4, &part.scale, sizeof part.scale);
+      if (is_dense) pack_trit_panel(codes + row, part.cols, out);
+      std::memcpy(panels.data() + n_panels * size + panel * 4, &part.scale, sizeof part.scale);
     }
   });
   const auto first = *std::min_element(bad.begin(), bad.end());

@@ -1,10 +1,11 @@
-// Ternary tensors of a file become the executor's i2s panels (kernel.h), several tensors stacked, each padded to whole panels.
+// Ternary tensors of a file become the executor's panels (kernel.h), i2s or tq1, several tensors stacked, each padded to whole panels.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "platform.h"
 
@@ -33,8 +34,12 @@ struct CodeError : std::invalid_argument {
   int64_t offset;
 };
 
-// Throws CodeError, and std::invalid_argument when a part's size does not follow from its shape.
-Pages pack_panels(std::span<const PackPart> parts, int n_threads);
+// Panels of layout "i2s" or "tq1". Throws CodeError, and std::invalid_argument for another layout or when a part's size does not
+// follow from its shape.
+Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_view layout = "i2s");
+
+// A panel of layout tq1 from one of i2s of so many columns.
+void pack_trit_panel(const uint8_t* codes, int64_t cols, uint8_t* out);
 
 // The i2s_columns layout of one tensor (kernel.h). Throws as pack_panels.
 Pages pack_columns(const PackPart& part, int n_threads);

@@ -190,12 +190,17 @@ int64_t dtype_bytes(Dtype dtype) {
   }
 }
 
+int64_t panel_bytes(std::string_view layout, int64_t cols) {
+  if (layout == "tq1") return (cols + kTritDepth - 1) / kTritDepth * 256;
+  return (cols + kPanelDepth - 1) / kPanelDepth * 64;
+}
+
 uint64_t resident_bytes(const std::string& layout, int64_t rows, int64_t cols) {
   const uint64_t r = static_cast<uint64_t>(rows), c = static_cast<uint64_t>(cols);
-  if (layout == "i2s") {
-    const uint64_t panels = r / kPanelRows, depth = (c + kPanelDepth - 1) / kPanelDepth;
+  if (layout == "i2s" || layout == "tq1") {
+    const uint64_t panels = r / kPanelRows;
     const uint64_t scales = (panels * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-    return r % kPanelRows == 0 ? panels * depth * 64 + scales : 0;
+    return r % kPanelRows == 0 ? panels * static_cast<uint64_t>(panel_bytes(layout, cols)) + scales : 0;
   }
   if (layout == "i2_s") return c % 128 == 0 ? r * (c / 4) + 32 : 0;
   if (layout == "i2s_columns") return c * ((r + kColumnRows - 1) / kColumnRows) * 64 + 64;

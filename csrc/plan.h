@@ -77,6 +77,9 @@ struct PlanSpec {
   int64_t kv_block_bytes() const { return n_kv_heads * kv_block * (cache == CacheKind::int8 ? head_dim + 4 : 2 * head_dim); }
 };
 
+// Bytes of a panel of 16 rows, of layout i2s or tq1, without its scale.
+int64_t panel_bytes(std::string_view layout, int64_t cols);
+
 // Bytes of a resident, or 0 if the layout is unknown or cannot hold rows of that many columns.
 uint64_t resident_bytes(const std::string& layout, int64_t rows, int64_t cols);
 

@@ -1,5 +1,8 @@
 #include "scene.h"
 
+#include "pack.h"
+#include "plan.h"
+
 namespace tritium {
 
 namespace {
@@ -40,18 +43,24 @@ uint16_t half_of_order_one(Random& random) { return static_cast<uint16_t>((rando
 // Bytes of a resident, all decoding to finite numbers. Panel 0 holds +1 only, panel 1 -1 only: the greatest sums there are.
 Resident fill_weight(uint8_t* out, const std::string_view layout, int64_t rows, int64_t cols, Random& random) {
   int64_t nbytes = 0;
-  if (layout == "i2s") {
-    const int64_t panels = rows / kPanelRows, panel_bytes = (cols + kPanelDepth - 1) / kPanelDepth * 64;
+  if (layout == "i2s" || layout == "tq1") {
+    const int64_t panels = rows / kPanelRows, size = panel_bytes(layout, cols);
+    std::vector<uint8_t> codes(static_cast<size_t>(panel_bytes("i2s", cols)));
     for (int64_t p = 0; p < panels; ++p) {
-      for (int64_t i = 0; i < panel_bytes; ++i) {
+      for (uint8_t& byte : codes) {
         const uint32_t x = random.next();
         const auto mixed = static_cast<uint8_t>(x & ~((x >> 1) & 0x55));  // no code 3
-        out[p * panel_bytes + i] = p == 0 ? 0xaa : p == 1 ? 0x00 : mixed;
+        byte = p == 0 ? 0xaa : p == 1 ? 0x00 : mixed;
+      }
+      if (layout == "tq1") {
+        pack_trit_panel(codes.data(), cols, out + p * size);
+      } else {
+        std::memcpy(out + p * size, codes.data(), codes.size());
       }
       const float scale = 0.01f * static_cast<float>(p + 1);
-      std::memcpy(out + panels * panel_bytes + 4 * p, &scale, sizeof scale);
+      std::memcpy(out + panels * size + 4 * p, &scale, sizeof scale);
     }
-    nbytes = panels * panel_bytes + (4 * panels + 63) / 64 * 64;
+    nbytes = panels * size + (4 * panels + 63) / 64 * 64;
   } else if (layout == "i2_s" || layout == "i2s_columns") {
     const int64_t codes = layout == "i2_s" ? rows * cols / 4 : cols * ((rows + kColumnRows - 1) / kColumnRows) * 64;
     for (int64_t i = 0; i < codes; ++i) {
@@ -118,7 +127,7 @@ void fill_norm(Scene& s, const Shape& shape, std::string_view layout, Random& ra
 }
 
 void fill_linear(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
-  const bool panels = layout == "i2s", gated = layout == "i2_s";
+  const bool panels = layout == "i2s" || layout == "tq1", gated = layout == "i2_s";
   const int64_t rows = (shape.n + kPanelRows - 1) / kPanelRows * kPanelRows, stride = (shape.k + 63) / 64 * 64;
   s.ints = {static_cast<int32_t>(shape.k), static_cast<int32_t>(shape.n), 0, 8, gated ? 0 : static_cast<int32_t>(shape.t % 2)};
   fill_codes(s.as<int8_t>(Scene::first_input), shape.t, shape.k, stride, random);

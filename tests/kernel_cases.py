@@ -101,6 +101,31 @@ def panels(trits: NDArray[np.int8], scale: float) -> Weight:
     return Weight("i2s", 16 * n_panels, cols, np.concatenate([packed, scales.view(np.uint8)]))
 
 
+def trit_panels(trits: NDArray[np.int8], scale: float) -> Weight:
+    """Trits (rows, cols) as panels of five digits a byte, written from the layout's description in kernel.h."""
+    rows, cols = trits.shape
+    n_panels, n_groups = -(-rows // 16), -(-cols // 80)
+    digits = np.zeros((16 * n_panels, 80 * n_groups), np.uint8)
+    digits[:, :cols] = 1
+    digits[:rows, :cols] = trits + 1
+    grouped = digits.reshape(n_panels, 16, n_groups, 80)
+    lower = grouped[..., :64].reshape(n_panels, 16, n_groups, 4, 4, 4)
+    fifth = grouped[..., 64:].reshape(n_panels, 16, n_groups, 4, 1, 4)
+    powers = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
+    packed = (np.concatenate([lower, fifth], axis=4) * powers).sum(axis=4, dtype=np.uint8)
+    scales = np.zeros(-(-4 * n_panels // 64) * 16, np.float32)
+    scales[:n_panels] = scale
+    data = np.concatenate([packed.transpose(0, 2, 3, 1, 4).reshape(-1), scales.view(np.uint8)])
+    return Weight("tq1", 16 * n_panels, cols, data)
+
+
+PANELS: Mapping[str, tuple[Callable[[NDArray[np.int8], float], Weight], int, int]] = {
+    "i2s": (panels, 16, 64),
+    "tq1": (trit_panels, 80, 256),
+}
+"""Layout → what makes it; columns and bytes of its unit of a panel."""
+
+
 def _f32(values: F32) -> Weight:
     return Weight("f32", values.shape[0], values.shape[1], np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
@@ -115,10 +140,16 @@ LINEAR_KINDS: Mapping[
     "zeros": lambda g, t, k, n: (np.zeros((t, k), np.int8), g.integers(-1, 2, (n, k), np.int8)),
 }
 
+LINEAR_DEPTHS = {
+    "i2s": (1, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 272, 640, 1040),
+    "tq1": (1, 16, 17, 63, 64, 65, 79, 80, 81, 100, 240, 241, 272, 641, 1040),
+}
+
 
 def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
     """Every T with depths around the blocks, in turn each kind of operand and each number of rows."""
-    depths, rows = (1, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 272, 640, 1040), (1, 15, 16, 17, 33, 48)
+    pack, columns, unit = PANELS[layout]
+    depths, rows = LINEAR_DEPTHS[layout], (1, 15, 16, 17, 33, 48)
     for t in ts:
         for i, k in enumerate(depths if t < 26 else (80, 272)):
             kinds = tuple(LINEAR_KINDS) if k in (272, 1040) else (tuple(LINEAR_KINDS)[(i + t) % len(LINEAR_KINDS)],)
@@ -127,7 +158,7 @@ def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
                 g = _rng("linear", t, k, n, kind)
                 q, trits = LINEAR_KINDS[kind](g, t, k, n)
                 scale_x, scale_w = g.random((t, 1), np.float32), g.random(1, np.float32)
-                weight = panels(trits, float(scale_w[0]))
+                weight = pack(trits, float(scale_w[0]))
                 y = np.zeros((t, weight.rows), np.float32)
                 y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scale_w[0])
                 initial = _normal(g, *y.shape) if accumulate else None
@@ -140,7 +171,7 @@ def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
                     (weight,),
                     initial=initial,
                     macs=t * k * n,
-                    nbytes=weight.rows // 16 * (-(-k // 16) * 64 + 4),
+                    nbytes=weight.rows // 16 * (-(-k // columns) * unit + 4),
                 )
 
 

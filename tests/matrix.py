@@ -18,6 +18,7 @@ INSTRUCTION_SETS = ("reference", "avx512vnni", "avx2", "scalar")
 THREADS = (1, 2, 3, 5)
 CHUNKS = (1, 7, 64, None)
 BATCHES = (1, 3, 8)
+LAYOUTS = {"2bit": "i2s", "1.6bit": "tq1"}
 
 
 class Lengths(NamedTuple):
@@ -36,16 +37,22 @@ UNGATED = ("silu_gqa_tied_head_dim_20", "llama_mha_untied_q6_k")
 
 
 def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
-    """All combinations; the reference has neither threads nor a compiler, nor a screened head, nor sparse layers."""
+    """All combinations; the reference has neither threads nor a compiler, nor a screened head, nor sparse layers, nor panels."""
+    from tritium import _native
+
+    panels = {(isa, layout) for _, _, layout, isa, _, _ in _native.kernels()}
     factors = {
         "model": models, "isa": isas, "compiler": compilers, "threads": THREADS, "chunk": CHUNKS, "batch": BATCHES,
         "reuse": (False, True), "screen": (False, True), "sparse": (False, True),
+        "layout": tuple(LAYOUTS),
     }  # fmt: skip
-    once = (THREADS[0], compilers[0], False, False)
+    once = (THREADS[0], compilers[0], False, False, "2bit")
 
     def possible(row: Row) -> bool:
         if row["isa"] == "reference":
-            return (row["threads"], row["compiler"], row["screen"], row["sparse"]) == once
+            return (row["threads"], row["compiler"], row["screen"], row["sparse"], row["layout"]) == once
+        if (row["isa"], LAYOUTS[str(row["layout"])]) not in panels:
+            return False
         return not (row["sparse"] and row["model"] in UNGATED)
 
     return all_rows(factors, possible)
@@ -81,6 +88,7 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
         plan = make_plan(
             graph, backends.find("reference" if is_reference else "cpu"), max_tokens=300, max_outputs=300, max_context=320,
             head_screen="on" if row["screen"] else "off", ffn_sparsity="on" if row["sparse"] else "off",
+            weight_layout="auto" if is_reference else str(row["layout"]),
         )  # fmt: skip
         sequences = related_sequences(graph.config.vocab_size, lengths.total, lengths.shared)
         with Executor(plan, file, n_threads=threads, kv_blocks=blocks_of(sequences) + len(sequences)) as executor:
@@ -91,6 +99,8 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
                 counts = executor.trace().counts
                 assert {count.kernel.rsplit("_", 1)[1] for count in counts} == {row["isa"]}
                 assert any(count.kernel.startswith("i2s_columns") and count.macs for count in counts) == row["sparse"]
+                panels = {count.kernel[:3] for count in counts if count.kernel[4:8] in ("gemv", "gemm")}
+                assert panels == {LAYOUTS[str(row["layout"])]}
                 assert any(count.kernel.startswith("rescore") and count.macs for count in counts) == row["screen"]
     return hashlib.sha256(f"{logits} {text}".encode()).hexdigest(), mix.n_reused + n_cached
 

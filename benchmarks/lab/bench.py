@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import _native
+from tritium.backends import cpu
 from tritium.ir import Buffer, Choice, Operand, Plan, Resident, Step, encode_plan
 from tritium.kernel_table import kernel_table
 from tritium.ops import OPS
@@ -16,14 +17,14 @@ COLD_BYTES = 96 << 20
 """Weights of a point that reads memory: more than caches hold."""
 
 _INPUTS = {"linear": 2, "rmsnorm_quantize": 1, "relu2_mul": 2, "silu_mul": 2}
-_LAYOUTS = {"linear": "i2s", "rmsnorm_quantize": "f32"}
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """T rows of k features through an op; a linear has n rows of weights.
 
-    ``is_cold``: the weights stand in memory several times, and every step of a pass reads others.
+    ``panels`` is the layout of a linear's weights. ``is_cold``: the weights stand in memory several times, and every step of a
+    pass reads others.
     """
 
     op: str
@@ -31,11 +32,12 @@ class Point:
     k: int
     n: int = 0
     is_cold: bool = False
+    panels: str = "i2s"
 
     @property
     def layout(self) -> str:
         """The resident layout of its weights."""
-        return _LAYOUTS.get(self.op, "none")
+        return self.panels if self.op == "linear" else "f32" if self.op == "rmsnorm_quantize" else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,7 @@ def _weights(p: Point, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Random trits in panels; ones for a norm."""
     if p.op != "linear":
         return np.ones(p.k if p.layout == "f32" else 0, np.float32).view(np.uint8)
-    n_panels = -(-p.n // 16)
-    codes = rng.integers(0, 256, n_panels * -(-p.k // 16) * 64, np.uint8)
-    codes &= ~((codes >> 1) & 0x55)  # no code 3
-    scales = np.ones(-(-n_panels * 4 // 64) * 16, np.float32)
-    return np.concatenate([codes, scales.view(np.uint8)])
+    return cpu.pack_trits(rng.integers(-1, 2, (p.n, p.k), np.int8), 1.0, 1, p.panels)
 
 
 def _choices(p: Point, isa: str, residents: tuple[int, ...]) -> tuple[Choice, ...]:

@@ -22,6 +22,7 @@ POINTS = (
     *(Point("linear", t, 2560, 6912, is_cold=True) for t in (1, 2, 3, 4, 6, 8, 16)),
     *(Point("linear", t, 2560, 6912) for t in (32, 128, 512)),
     *(Point("linear", t, 6912, 2560) for t in (128, 512)),
+    *(Point("linear", t, 2560, 6912, is_cold=t <= 16, panels="tq1") for t in (1, 2, 3, 4, 6, 8, 16, 32, 128, 512)),
     *(Point(op, 128, k) for op, k in (("rmsnorm_quantize", 2560), ("rmsnorm_quantize", 6912), ("relu2_mul", 6912))),
 )
 """Decoding, sequences side by side or speculation, and prefill, in the widths of a model of two billion weights."""
@@ -118,7 +119,7 @@ def _best_reference(point: Point, seconds: float) -> Pass:
 def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:
     """Which of an instruction set's rows are below their share."""
     for row in rows:
-        least = LEAST_PERCENT.get((isa, row.point.t))
+        least = LEAST_PERCENT.get((isa, row.point.t)) if row.point.panels == "i2s" else None
         if row.rung == isa and row.limit_percent is not None and least is not None and row.limit_percent < least:
             yield f"{isa}: {label(row.point)}: {row.limit_percent:.1f} % of the limit, expected at least {least:.0f} %"
 
@@ -126,4 +127,4 @@ def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:
 def label(point: Point) -> str:
     """An op and its shape."""
     shape = f"{point.k} → {point.n}" if point.n else str(point.k)
-    return f"{point.op} {shape}, T = {point.t}{', weights from memory' if point.is_cold else ''}"
+    return f"{point.op} {shape}, T = {point.t}{', 1.6 bits' * (point.panels == 'tq1')}{', weights from memory' * point.is_cold}"

@@ -3,7 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "generic/panels.h"
+#include "generic/trits.h"
 
 namespace tritium {
 namespace {
@@ -50,11 +50,22 @@ inline void finish(const int32x4_t* sums, int32_t total, float scale, bool accum
   }
 }
 
+// A panel of codes: as it stands, or from digits, in the scratch memory.
+inline const uint8_t* panel_codes(const Panels& panels, int64_t p, const Call&) { return panels.panel(p); }
+inline const uint8_t* panel_codes(const TritPanels& panels, int64_t p, const Call& call) {
+  auto* codes = reinterpret_cast<uint8_t*>(call.scratch);
+  for (int64_t g = 0; g < panels.n_groups; ++g) {
+    unpack_group(panels.panel(p) + g * kGroupBytes, codes + g * kGroupBlocks * kPanelBlockBytes);
+  }
+  return codes;
+}
+
 // The panels [begin, end) for all tokens, `widest` at a time. Panels come from memory once; for more tokens they come from the cache
 // again, in which a panel stays.
+template <class P>
 void multiply(const Call& call, int64_t begin, int64_t end, const Tile* tiles, int64_t widest, Work& work) {
   constexpr int64_t kTokens = 64;  // whose Σ a stand on the stack at once
-  const Panels panels(call.weights[0]);
+  const P panels(call.weights[0]);
   const int64_t stride = call.in[0].stride;
   for (int64_t first = 0; first < call.t; first += kTokens) {
     const int64_t n = call.t - first < kTokens ? call.t - first : kTokens, n_tiles = (n + widest - 1) / widest;
@@ -62,10 +73,11 @@ void multiply(const Call& call, int64_t begin, int64_t end, const Tile* tiles, i
     int32_t totals[kTokens];
     for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(a + t * stride, panels.n_blocks);
     for (int64_t p = begin; p < end; ++p) {
+      const uint8_t* codes = panel_codes(panels, p, call);
       int32x4_t sums[4 * kTokens];
       for (int64_t i = 0; i < n_tiles; ++i) {
         const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-        tiles[width - 1](panels.panel(p), panels.n_blocks, a + t * stride, stride, sums + 4 * t);
+        tiles[width - 1](codes, panels.n_blocks, a + t * stride, stride, sums + 4 * t);
       }
       for (int64_t t = 0; t < n; ++t) {
         const float scale = *call.in[1].row<const float>(first + t) * panels.scales[p];
@@ -73,7 +85,7 @@ void multiply(const Call& call, int64_t begin, int64_t end, const Tile* tiles, i
       }
     }
   }
-  count_linear(call, begin, end, work);
+  count_linear(call, panels, begin, end, work);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // AVX2 and F16C: vpmaddubsw for the integer products, two registers for sixteen lanes.
 #include "generic/lanes_avx2.h"
 
+#include <type_traits>
+
 #define TRITIUM_ROW_avx2 1
 #include "generic/kernel_names.h"
 
@@ -16,6 +18,7 @@
 #include "generic/rescore.h"
 #include "generic/sparse_avx2.h"
 #include "generic/sparse.h"
+#include "generic/trits_avx2.h"
 
 namespace tritium {
 namespace {
@@ -134,13 +137,15 @@ struct Unpacked {
   static constexpr int64_t kBytes = 4 * kPanelBlockBytes;
   static __m256i codes(const uint8_t* half, int quad) { return load_256(half + kPanelBlockBytes * quad); }
 };
+// Unpacked, for tokens that lie where they are.
+struct Digits : Unpacked {};
 
 // What memory delivers while it is asked for more: how far ahead of the products packed bytes are fetched.
 constexpr int64_t kAhead = 4096;
 
 template <class Form, int T>
 void tile(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
-  if constexpr (Form::kBytes == Unpacked::kBytes) stride = kDepth;
+  if constexpr (std::is_same_v<Form, Unpacked>) stride = kDepth;
   Words<T> words;
   clear(words);
   const uint8_t* stop = block + Form::kBytes * n_blocks;
@@ -191,7 +196,7 @@ struct Tokens {
 };
 
 // The outputs of token t and the panels [begin, end); a panel's sums are `step` vectors behind those of the one before.
-inline void finish(const Tokens& x, const Panels& panels, int64_t t, int32_t total, int64_t begin, int64_t end, const __m256i* sums,
+inline void finish(const Tokens& x, const PanelRange& panels, int64_t t, int32_t total, int64_t begin, int64_t end, const __m256i* sums,
                    int64_t step) {
   const float scale_x = x.scales[t * x.scale_stride];
   float* out = x.out + t * x.out_stride;
@@ -208,8 +213,108 @@ inline void fetch_outputs(const Tokens& x, int64_t n, int64_t p) {
   for (int64_t t = 0; t < n; ++t) __builtin_prefetch(x.out + t * x.out_stride + kPanelRows * p, 1);
 }
 
-inline int64_t blocks_at(const Panels& panels, int64_t b) {
-  return panels.n_blocks - b < kFlushBlocks ? panels.n_blocks - b : kFlushBlocks;
+// What of a panel is multiplied between two flushes: whole groups of digits.
+template <class P>
+constexpr int64_t kStripBlocks = kFlushBlocks;
+template <>
+constexpr int64_t kStripBlocks<TritPanels> = kFlushBlocks / kGroupBlocks * kGroupBlocks;
+
+template <class P>
+int64_t blocks_at(const P& panels, int64_t b) {
+  return panels.n_blocks - b < kStripBlocks<P> ? panels.n_blocks - b : kStripBlocks<P>;
+}
+inline const uint8_t* strip_of(const Panels& panels, int64_t p, int64_t b) { return panels.panel(p) + kPanelBlockBytes * b; }
+inline const uint8_t* strip_of(const TritPanels& panels, int64_t p, int64_t b) { return panels.panel(p) + kGroupBytes * (b / kGroupBlocks); }
+
+// 16 blocks with a byte a code; `next` is fetched meanwhile.
+void unpack(const Panels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
+  for (int64_t i = 0; i < n_blocks; ++i, codes += Unpacked::kBytes) {
+    __builtin_prefetch(next + kPanelBlockBytes * i);
+    const __m256i v = load_256(block + kPanelBlockBytes * i), w = load_256(block + kPanelBlockBytes * i + 32);
+    for (int quad = 0; quad < 4; ++quad) {
+      store_256(codes + kPanelBlockBytes * quad, codes_of(v, 2 * quad));
+      store_256(codes + kPanelBlockBytes * quad + 32, codes_of(w, 2 * quad));
+    }
+  }
+}
+void unpack(const TritPanels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
+  unpack_trits(block, n_blocks, next, codes);
+}
+
+// Few tokens: panel by panel, codes go from the packed bytes to the products without a stop; digits, by way of the first-level cache.
+template <class P>
+void stream(const Tokens& x, int64_t n, const P& panels, int64_t begin, int64_t end) {
+  int32_t totals[kStreamed];
+  for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(x.a + t * x.a_stride, panels.n_blocks);
+  for (int64_t p = begin; p < end; ++p) {
+    fetch_outputs(x, n, p);
+    __m256i sums[2 * kStreamed];
+    for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
+    for (int64_t b = 0; b < panels.n_blocks; b += kStripBlocks<P>) {
+      const uint8_t* strip = strip_of(panels, p, b);
+      const int64_t n_blocks = blocks_at(panels, b);
+      if constexpr (std::is_same_v<P, Panels>) {
+        multiply<Packed>(strip, n_blocks, n, x.a + kPanelDepth * b, x.a_stride, sums);
+      } else {
+        alignas(64) uint8_t codes[kStripBlocks<P> * Unpacked::kBytes];
+        unpack(panels, strip, n_blocks, strip + kAhead, codes);
+        multiply<Digits>(codes, n_blocks, n, x.a + kPanelDepth * b, x.a_stride, sums);
+      }
+    }
+    for (int64_t t = 0; t < n; ++t) finish(x, panels, t, totals[t], p, p + 1, sums + 2 * t, 0);
+  }
+}
+
+// The same 256 k or fewer, a multiple of 16, of n tokens, side by side, and Σ (a + 128) of them, the last sixteen with sixteen zeros
+// where there is no second sixteen.
+void gather(const Tokens& x, int64_t n, int64_t k, int64_t depth, int8_t* strip, __m256i* totals) {
+  for (int64_t t = 0; t < n; ++t, strip += kDepth) {
+    const int8_t* a = x.a + t * x.a_stride + k;
+    __m256i total = totals[t];
+    for (int64_t i = 0; i < depth; i += 32) {
+      const __m256i bytes = i + 32 <= depth ? load_256(a + i) : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i)));
+      store_256(strip + i, bytes);
+      total = add_bytes(total, bytes);
+    }
+    totals[t] = total;
+  }
+}
+
+// Part i of n_parts of the tokens: the 256 k from k on come to the second-level cache.
+inline void fetch_part(const Tokens& x, int64_t n, int64_t k, int64_t i, int64_t n_parts) {
+  for (int64_t t = tile_start(i, n, n_parts); t < tile_start(i + 1, n, n_parts); ++t) {
+    const int8_t* a = x.a + t * x.a_stride + k;
+    for (int64_t line = 0; line < kDepth; line += 64) __builtin_prefetch(a + line, 0, 2);
+  }
+}
+
+// Many tokens: 256 k of all of them, or 240, side by side, meet those of one panel after the other, unpacked to the first-level cache.
+// The panels' sums wait in the second-level cache, where the next k of the tokens arrive meanwhile.
+template <class P>
+void multiply_blocked(const Tokens& x, int64_t n, const P& panels, int64_t begin, int64_t end, float* scratch) {
+  uint8_t* codes = reinterpret_cast<uint8_t*>(scratch);
+  int8_t* strip = reinterpret_cast<int8_t*>(codes + kFlushBlocks * Unpacked::kBytes);
+  __m256i* sums = reinterpret_cast<__m256i*>(strip + kTokens * kDepth);
+  __m256i totals[kTokens];
+  for (int64_t t = 0; t < n; ++t) totals[t] = _mm256_setzero_si256();
+  for (int64_t i = 0; i < 2 * n * (end - begin); ++i) sums[i] = _mm256_setzero_si256();
+  int64_t depth = 0;
+  for (int64_t b = 0; b < panels.n_blocks; b += kStripBlocks<P>) {
+    const int64_t n_blocks = blocks_at(panels, b), width = kPanelDepth * n_blocks;
+    gather(x, n, kPanelDepth * b, width, strip, totals);
+    depth += (width + 31) / 32 * 32;
+    for (int64_t p = begin; p < end; ++p) {
+      if (b + kStripBlocks<P> >= panels.n_blocks) {
+        fetch_outputs(x, n, p);
+      } else {
+        fetch_part(x, n, kPanelDepth * (b + kStripBlocks<P>), p - begin, end - begin);
+      }
+      const uint8_t* strip_w = strip_of(panels, p, b);
+      unpack(panels, strip_w, n_blocks, strip_w + panels.bytes, codes);
+      multiply<Unpacked>(codes, n_blocks, n, strip, kDepth, sums + 2 * n * (p - begin));
+    }
+  }
+  for (int64_t t = 0; t < n; ++t) finish(x, panels, t, sum_of(totals[t], depth), begin, end, sums + 2 * t, 2 * n);
 }
 
 [[gnu::always_inline]] inline void add_codes_of(__m256i& sum, __m256i packed, __m256i mask, __m256i a) {
@@ -250,81 +355,23 @@ void multiply_one(const uint8_t* block, int64_t n_blocks, const int8_t* a, __m25
   sums[1] = _mm256_add_epi32(hi, _mm256_srai_epi32(hi4, 2));
 }
 
-// Few tokens: panel by panel, codes go from the packed bytes to the products without a stop.
-void stream(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int64_t end) {
-  int32_t totals[kStreamed];
-  for (int64_t t = 0; t < n; ++t) totals[t] = sum_of(x.a + t * x.a_stride, panels.n_blocks);
-  for (int64_t p = begin; p < end; ++p) {
-    fetch_outputs(x, n, p);
-    __m256i sums[2 * kStreamed];
-    for (int64_t t = 0; t < 2 * n; ++t) sums[t] = _mm256_setzero_si256();
-    for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
-      multiply<Packed>(panels.panel(p) + kPanelBlockBytes * b, blocks_at(panels, b), n, x.a + kPanelDepth * b, x.a_stride, sums);
-    }
-    for (int64_t t = 0; t < n; ++t) finish(x, panels, t, totals[t], p, p + 1, sums + 2 * t, 0);
-  }
-}
-
-// 16 blocks with a byte a code; `next` is fetched meanwhile.
-void unpack(const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
-  for (int64_t i = 0; i < n_blocks; ++i, codes += Unpacked::kBytes) {
-    __builtin_prefetch(next + kPanelBlockBytes * i);
-    const __m256i v = load_256(block + kPanelBlockBytes * i), w = load_256(block + kPanelBlockBytes * i + 32);
-    for (int quad = 0; quad < 4; ++quad) {
-      store_256(codes + kPanelBlockBytes * quad, codes_of(v, 2 * quad));
-      store_256(codes + kPanelBlockBytes * quad + 32, codes_of(w, 2 * quad));
+// One token × n_groups groups of a panel of digits, which make 20 additions a lane each; at most three groups.
+void multiply_groups(const uint8_t* block, int64_t n_groups, const int8_t* a, __m256i* sums) {
+  Words<1> words;
+  clear(words);
+  for (const int8_t* stop = a + kTritDepth * n_groups; a < stop; a += kTritDepth) {
+    for (int64_t i = 0; i < 4; ++i, block += kPanelBlockBytes) {
+      __builtin_prefetch(block + kAhead);
+      const FiveDigits low = digits_at(block), high = digits_at(block + 32);
+      const int8_t* x = a + kPanelDepth * i;
+      add_products(words, low.d0, high.d0, x);
+      add_products(words, low.d1, high.d1, x + 4);
+      add_products(words, low.d2, high.d2, x + 8);
+      add_products(words, low.d3, high.d3, x + 12);
+      add_products(words, low.d4, high.d4, a + 4 * kPanelDepth + 4 * i);
     }
   }
-}
-
-// The same 256 k or fewer of n tokens, side by side, and Σ (a + 128) of them. Rows are padded with zeros to a multiple of 64.
-void gather(const Tokens& x, int64_t n, int64_t k, int64_t depth, int8_t* strip, __m256i* totals) {
-  for (int64_t t = 0; t < n; ++t, strip += kDepth) {
-    const int8_t* a = x.a + t * x.a_stride + k;
-    __m256i total = totals[t];
-    for (int64_t i = 0; i < depth; i += 32) {
-      const __m256i bytes = load_256(a + i);
-      store_256(strip + i, bytes);
-      total = add_bytes(total, bytes);
-    }
-    totals[t] = total;
-  }
-}
-
-// Part i of n_parts of the tokens: the 256 k from k on come to the second-level cache.
-inline void fetch_part(const Tokens& x, int64_t n, int64_t k, int64_t i, int64_t n_parts) {
-  for (int64_t t = tile_start(i, n, n_parts); t < tile_start(i + 1, n, n_parts); ++t) {
-    const int8_t* a = x.a + t * x.a_stride + k;
-    for (int64_t line = 0; line < kDepth; line += 64) __builtin_prefetch(a + line, 0, 2);
-  }
-}
-
-// Many tokens: 256 k of all of them, side by side, meet 256 k of one panel after the other, unpacked to the first-level cache once.
-// The panels' sums wait in the second-level cache, where the next k of the tokens arrive meanwhile.
-void multiply_blocked(const Tokens& x, int64_t n, const Panels& panels, int64_t begin, int64_t end, float* scratch) {
-  uint8_t* codes = reinterpret_cast<uint8_t*>(scratch);
-  int8_t* strip = reinterpret_cast<int8_t*>(codes + kFlushBlocks * Unpacked::kBytes);
-  __m256i* sums = reinterpret_cast<__m256i*>(strip + kTokens * kDepth);
-  __m256i totals[kTokens];
-  for (int64_t t = 0; t < n; ++t) totals[t] = _mm256_setzero_si256();
-  for (int64_t i = 0; i < 2 * n * (end - begin); ++i) sums[i] = _mm256_setzero_si256();
-  int64_t depth = 0;
-  for (int64_t b = 0; b < panels.n_blocks; b += kFlushBlocks) {
-    const int64_t n_blocks = blocks_at(panels, b), padded = (kPanelDepth * n_blocks + 31) / 32 * 32;
-    gather(x, n, kPanelDepth * b, padded, strip, totals);
-    depth += padded;
-    for (int64_t p = begin; p < end; ++p) {
-      if (b + kFlushBlocks >= panels.n_blocks) {
-        fetch_outputs(x, n, p);
-      } else {
-        fetch_part(x, n, kPanelDepth * (b + kFlushBlocks), p - begin, end - begin);
-      }
-      const uint8_t* block = panels.panel(p) + kPanelBlockBytes * b;
-      unpack(block, n_blocks, block + kPanelBlockBytes * panels.n_blocks, codes);
-      multiply<Unpacked>(codes, n_blocks, n, strip, kDepth, sums + 2 * n * (p - begin));
-    }
-  }
-  for (int64_t t = 0; t < n; ++t) finish(x, panels, t, sum_of(totals[t], depth), begin, end, sums + 2 * t, 2 * n);
+  flush(words, sums);
 }
 
 // One token: every panel of the range streams through registers, bytes are read once.
@@ -337,12 +384,32 @@ KERNEL_FUNCTION(i2s_gemv) {
     multiply_one(panels.panel(p), panels.n_blocks, x.a, sums);
     finish(x, panels, 0, total, p, p + 1, sums, 0);
   }
-  count_linear(call, begin, end, work);
+  count_linear(call, panels, begin, end, work);
+}
+
+KERNEL_FUNCTION(tq1_gemv) {
+  constexpr int64_t kGroups = kStripBlocks<TritPanels> / kGroupBlocks;
+  const TritPanels panels(call.weights[0]);
+  const Tokens x(call, 0);
+  const Tails<1> tail(x.a, x.a_stride, 1, call.weights[0].cols);
+  const int32_t total = sum_of(x.a, panels.n_blocks);
+  for (int64_t p = begin; p < end; ++p) {
+    const uint8_t* panel = panels.panel(p);
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t g = 0; g < tail.n_whole; g += kGroups) {
+      const int64_t left = tail.n_whole - g;
+      multiply_groups(panel + kGroupBytes * g, left < kGroups ? left : kGroups, x.a + kTritDepth * g, sums);
+    }
+    if (tail.n_whole < panels.n_groups) multiply_groups(panel + kGroupBytes * tail.n_whole, 1, tail.a, sums);
+    finish(x, panels, 0, total, p, p + 1, sums, 0);
+  }
+  count_linear(call, panels, begin, end, work);
 }
 
 // Several tokens. Panels come from memory once if kPanels of them fit the cache, else once for every kTokens tokens.
-KERNEL_FUNCTION(i2s_gemm) {
-  const Panels panels(call.weights[0]);
+template <class P>
+void gemm(const Call& call, int64_t begin, int64_t end, Work& work) {
+  const P panels(call.weights[0]);
   const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
   for (int64_t p = begin; p < end; p += kPanels) {
     const int64_t stop = end - p < kPanels ? end : p + kPanels;
@@ -355,8 +422,11 @@ KERNEL_FUNCTION(i2s_gemm) {
       }
     }
   }
-  count_linear(call, begin, end, work);
+  count_linear(call, panels, begin, end, work);
 }
+
+KERNEL_FUNCTION(i2s_gemm) { gemm<Panels>(call, begin, end, work); }
+KERNEL_FUNCTION(tq1_gemm) { gemm<TritPanels>(call, begin, end, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -123,9 +123,11 @@ void tile(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t strid
 constexpr Tile kTiles[] = {tile<1>, tile<2>};
 
 // One token: panels are read once.
-KERNEL_FUNCTION(i2s_gemv) { multiply(call, begin, end, kTiles, 1, work); }
+KERNEL_FUNCTION(i2s_gemv) { multiply<Panels>(call, begin, end, kTiles, 1, work); }
 // Several tokens: see multiply.
-KERNEL_FUNCTION(i2s_gemm) { multiply(call, begin, end, kTiles, 2, work); }
+KERNEL_FUNCTION(i2s_gemm) { multiply<Panels>(call, begin, end, kTiles, 2, work); }
+KERNEL_FUNCTION(tq1_gemv) { multiply<TritPanels>(call, begin, end, kTiles, 1, work); }
+KERNEL_FUNCTION(tq1_gemm) { multiply<TritPanels>(call, begin, end, kTiles, 2, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -24,9 +24,11 @@ namespace {
 constexpr Tile kTiles[] = {dot_tile<1>, dot_tile<2>, dot_tile<3>, dot_tile<4>};
 
 // One token: panels are read once.
-KERNEL_FUNCTION(i2s_gemv) { multiply(call, begin, end, kTiles, 1, work); }
+KERNEL_FUNCTION(i2s_gemv) { multiply<Panels>(call, begin, end, kTiles, 1, work); }
 // Several tokens: see multiply.
-KERNEL_FUNCTION(i2s_gemm) { multiply(call, begin, end, kTiles, 4, work); }
+KERNEL_FUNCTION(i2s_gemm) { multiply<Panels>(call, begin, end, kTiles, 4, work); }
+KERNEL_FUNCTION(tq1_gemv) { multiply<TritPanels>(call, begin, end, kTiles, 1, work); }
+KERNEL_FUNCTION(tq1_gemm) { multiply<TritPanels>(call, begin, end, kTiles, 4, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -18,6 +18,7 @@
 #include "generic/rescore.h"
 #include "generic/sparse_scalar.h"
 #include "generic/sparse.h"
+#include "generic/trits.h"
 
 namespace tritium {
 namespace {
@@ -42,9 +43,8 @@ constexpr int64_t kFlushBlocks = 16;
   sums.d += ((block.d >> shift) & 3) * x;
 }
 
-// Σ code·a of the sixteen rows of a panel, minus Σ a. |Σ code·a| ≤ 256·K, which int32 holds for K < 2²³.
-void panel_product(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int32_t total, int32_t* acc) {
-  for (int r = 0; r < kPanelRows; ++r) acc[r] = -total;
+// acc += Σ code·a of the sixteen rows of a panel. |Σ code·a| ≤ 256·K, which int32 holds for K < 2²³.
+void add_product(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int32_t* acc) {
   for (int64_t b = 0; b < n_blocks;) {
     const int64_t stop = n_blocks - b < kFlushBlocks ? n_blocks : b + kFlushBlocks;
     Quarters sums;
@@ -67,6 +67,20 @@ void panel_product(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int3
   }
 }
 
+inline void add_product(const Panels& panels, int64_t p, const int8_t* a, int32_t* acc) {
+  add_product(panels.panel(p), panels.n_blocks, a, acc);
+}
+
+inline void add_product(const TritPanels& panels, int64_t p, const int8_t* a, int32_t* acc) {
+  const uint8_t* group = panels.panel(p);
+  for (int64_t b = 0; b < panels.n_blocks; b += kGroupBlocks, group += kGroupBytes) {
+    uint8_t codes[kGroupBlocks * kPanelBlockBytes];
+    unpack_group(group, codes);
+    const int64_t left = panels.n_blocks - b;
+    add_product(codes, left < kGroupBlocks ? left : kGroupBlocks, a + kPanelDepth * b, acc);
+  }
+}
+
 int32_t sum_of(const int8_t* a, int64_t n) {
   int32_t total = 0;
   for (int64_t i = 0; i < n; ++i) total += a[i];
@@ -74,15 +88,17 @@ int32_t sum_of(const int8_t* a, int64_t n) {
 }
 
 // Reads each panel once a token, from the cache after the first.
+template <class P>
 void linear(const Call& call, int64_t begin, int64_t end, Work& work) {
-  const Panels panels(call.weights[0]);
+  const P panels(call.weights[0]);
   const bool accumulate = call.ints[4] != 0;
   for (int64_t t = 0; t < call.t; ++t) {
     const int8_t* a = call.in[0].row<const int8_t>(t);
     const int32_t total = sum_of(a, kPanelDepth * panels.n_blocks);
     for (int64_t p = begin; p < end; ++p) {
       int32_t acc[kPanelRows];
-      panel_product(panels.panel(p), panels.n_blocks, a, total, acc);
+      for (int32_t& sum : acc) sum = -total;
+      add_product(panels, p, a, acc);
       const float scale = *call.in[1].row<const float>(t) * panels.scales[p];
       float* out = call.out[0].row<float>(t) + kPanelRows * p;
       for (int r = 0; r < kPanelRows; ++r) {
@@ -91,11 +107,13 @@ void linear(const Call& call, int64_t begin, int64_t end, Work& work) {
       }
     }
   }
-  count_linear(call, begin, end, work);
+  count_linear(call, panels, begin, end, work);
 }
 
-KERNEL_FUNCTION(i2s_gemv) { linear(call, begin, end, work); }
-KERNEL_FUNCTION(i2s_gemm) { linear(call, begin, end, work); }
+KERNEL_FUNCTION(i2s_gemv) { linear<Panels>(call, begin, end, work); }
+KERNEL_FUNCTION(i2s_gemm) { linear<Panels>(call, begin, end, work); }
+KERNEL_FUNCTION(tq1_gemv) { linear<TritPanels>(call, begin, end, work); }
+KERNEL_FUNCTION(tq1_gemm) { linear<TritPanels>(call, begin, end, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -31,9 +31,9 @@ def kernels() -> list[tuple[str, str, str, str, int, int]]:
 def build_info() -> tuple[str, str, str]:
     """(compiler, flags, architecture) of this build."""
 
-def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], int, int, float, str]], n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], int, int, float, str]], n_threads: int = 1, layout: str = 'i2s') -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
-    Repack I2_S tensors into panels, stacked, each padded to 16 rows.
+    Repack I2_S tensors into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows.
 
     parts: (file bytes with the 32 of tail, rows, cols, scale, dialect "128", "64" or "4row"), all of one width.
     Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
@@ -47,9 +47,9 @@ def copy_to_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,),
 def pack_i2s_columns(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """Repack an I2_S tensor into columns. Errors: as pack_i2s."""
 
-def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], float]], n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], float]], n_threads: int = 1, layout: str = 'i2s') -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
-    Pack trits into panels, stacked, each padded to 16 rows.
+    Pack trits into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows.
 
     parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.
     """

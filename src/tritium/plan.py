@@ -18,7 +18,11 @@ PANEL_ROWS = 16
 ALIGNMENT = 64
 MAX_TOKENS = 512
 MAX_OUTPUTS = 32
-SWITCHES = ("auto", "on", "off")
+SWITCHES = {
+    "head_screen": ("auto", "on", "off"),
+    "ffn_sparsity": ("auto", "on", "off"),
+    "weight_layout": ("auto", "2bit", "1.6bit"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Fused:
     in_place: bool = False
     sparse: KernelRow | None = None
     """What runs one token of a linear, of whose weights zeros leave only a part to read."""
+    layout: str = ""
+    """Of a linear's matrix in memory."""
 
     @property
     def is_gated(self) -> bool:
@@ -49,11 +55,13 @@ def make_plan(
     max_context: int | None = None,
     head_screen: str = "auto",
     ffn_sparsity: str = "auto",
+    weight_layout: str = "auto",
 ) -> Plan:
     """Plan steps of up to ``max_tokens`` tokens and ``max_outputs`` rows of logits on a back end.
 
     ``head_screen``: find candidates by bounds on all logits and the logits of few rows: "auto" where it pays, "on", "off".
     ``ffn_sparsity``: for one token, leave out rows of ffn_up behind closed gates and columns of ffn_down of code 0, likewise.
+    ``weight_layout``: ternary matrices in memory in "2bit" or "1.6bit", or "auto": each as the back end takes it to be quicker.
 
     Errors: ShapeError for limits out of range; UnsupportedError when the back end has no kernel for an op.
     """
@@ -63,15 +71,17 @@ def make_plan(
         raise ShapeError("max_context", expected=f"1 to {c.max_context}, the model's own", got=context)
     if max_tokens < 1 or max_outputs < 1:
         raise ShapeError("limits of a step", expected="at least 1 token and 1 output", got=(max_tokens, max_outputs))
-    for name, switch in (("head_screen", head_screen), ("ffn_sparsity", ffn_sparsity)):
-        if switch not in SWITCHES:
-            raise ShapeError(name, expected=" or ".join(SWITCHES), got=switch)
+    given = {"head_screen": head_screen, "ffn_sparsity": ffn_sparsity, "weight_layout": weight_layout}
+    for name, choices in SWITCHES.items():
+        if given[name] not in choices:
+            raise ShapeError(name, expected=" or ".join(choices), got=given[name])
     nodes = _norm_quantize([_plain(n) for n in graph.nodes], backend)
     if ffn_sparsity != "off":
         nodes = _sparse(nodes, graph, backend, ffn_sparsity)
     fused = _accumulate(_stack(nodes, backend), graph, backend)
     fused, bounds = _screen(fused, graph, backend, head_screen)
     places, buffers, arena_bytes = _lay_out(fused, {**graph.values, **bounds}, max_tokens, max_outputs)
+    fused = [_in_layout(f, graph, backend, weight_layout) for f in fused]
     residents, index = _residents(fused, graph, backend, context)
     steps = tuple(_step(f, graph, backend, places, residents, index) for f in fused)
     plan = Plan(
@@ -216,6 +226,14 @@ def _screen(
     return nodes, {}
 
 
+def _in_layout(f: Fused, graph: Graph, backend: Backend, weight_layout: str) -> Fused:
+    """A linear whose matrix has its layout in memory."""
+    if f.op != "linear":
+        return f
+    n, k, file_layout = int(f.attrs["n"]), int(f.attrs["k"]), graph.weights[f.nodes[0].weights[0]].layout
+    return replace(f, layout=backend.linear_layout(file_layout, n, k, weight_layout, is_sparse=f.sparse is not None))
+
+
 def _readers(nodes: list[Fused]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for f in nodes:
@@ -327,7 +345,7 @@ def _weight_groups(f: Fused) -> list[tuple[str, ...]]:
 def _resident_key(f: Fused, tensors: tuple[str, ...], graph: Graph, backend: Backend) -> tuple[tuple[str, ...], str]:
     if tensors[0] in COMPUTED:
         return tensors, "f32"
-    return tensors, backend.resident_layout(f.op, graph.weights[tensors[0]].layout)
+    return tensors, f.layout or backend.resident_layout(f.op, graph.weights[tensors[0]].layout)
 
 
 def _step(

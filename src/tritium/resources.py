@@ -97,6 +97,12 @@ def usable_cpus(root: Path = ROOT, allowed: set[int] | None = None) -> int:
     return n if quota is None else max(1, min(n, int(quota)))
 
 
+def cpu_model(root: Path = ROOT) -> str | None:
+    """The processor's name."""
+    model = re.search(r"^model name\s*:\s*(.+)$", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
+    return model[1].strip() if model else None
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """The least limit of this process's control groups, in CPUs."""
     limits = []

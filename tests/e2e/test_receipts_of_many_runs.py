@@ -36,6 +36,7 @@ LOADS: tuple[dict[str, Any], ...] = (
     {"max_context": 200, "prefix_cache": False},
     {"head_screen": "on"},
     {"ffn_sparsity": "on", "threads": 2},
+    {"weight_layout": "1.6bit", "ffn_sparsity": "on"},
     {"kv": "int8"},
     {"backend": "reference"},
 )

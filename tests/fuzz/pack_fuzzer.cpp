@@ -35,9 +35,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     data += n;
     size -= n;
   }
-  try {
-    tritium::pack_panels(parts, 1);
-  } catch (const std::invalid_argument&) {
+  for (const char* layout : {"i2s", "tq1"}) {
+    try {
+      tritium::pack_panels(parts, 1, layout);
+    } catch (const std::invalid_argument&) {
+    }
   }
   return 0;
 }

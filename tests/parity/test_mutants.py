@@ -27,6 +27,7 @@ QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
 CODERS = QUANTIZERS | {"rope_apply_int8"}
 ATTENTIONS = {"attention_real", "attention_int8"}
 LINEARS = {"i2s_gemv", "i2s_gemm"}
+TRITS = {"tq1_gemv", "tq1_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
 BLOCKED = {f"{op}_{layout}" for op in ("logits_projection", "threshold", "rescore") for layout in ("q8_0", "q6_k")}
 RESCORES = {f"{op}_{layout}" for op in ("threshold", "rescore") for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
@@ -59,9 +60,9 @@ MUTANTS = {
 }  # fmt: skip
 MORE_MUTANTS = {
     "lane_of_the_sum_of_activations_dropped": Mutant(
-        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)", LINEARS
+        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)", LINEARS | TRITS
     ),
-    "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS),
+    "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS),
     "order_of_a_norm_s_products": Mutant(
         "avx2", "generic/norm.h", "(load(x + i) * splat(inv)) * g", "load(x + i) * (splat(inv) * g)",
         {"rmsnorm", "rmsnorm_quantize"},
@@ -116,7 +117,26 @@ MORE_MUTANTS = {
         "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS
     ),
     "second_panel_of_a_pair_twice_the_first": Mutant(
-        "avx512vnni", "isa/avx512vnni.cpp", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);", {"i2s_gemm"}
+        "avx512vnni", "generic/linear_avx512.h", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);",
+        {"i2s_gemm", "tq1_gemm"},
+    ),
+    "digits_past_the_last_row_of_activations": Mutant(
+        "avx512vnni", "generic/trits_avx512.h", "add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, kTritDepth)",
+        "add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, 0)", {"tq1_gemm"},
+    ),
+    "fifth_digits_not_divided": Mutant(
+        "avx512vnni", "generic/trits_avx512.h", "_mm512_mullo_epi32(sums.sum, _mm512_set1_epi32(static_cast<int>(kInverse)))",
+        "_mm512_srai_epi32(sums.sum, 6)", TRITS,
+    ),
+    "fifth_digits_in_another_s_place": Mutant(
+        "avx512vnni", "generic/trits_avx512.h", "static_cast<unsigned>(2 * i)", "static_cast<unsigned>(6 - 2 * i)", {"tq1_gemm"}
+    ),
+    "remainders_of_another_number": Mutant(
+        "avx2", "generic/trits_avx2.h", "modulo(three, 9)", "modulo(three, 10)", TRITS
+    ),
+    "digits_flushed_too_late": Mutant(
+        "avx2", "isa/avx2.cpp", "kFlushBlocks / kGroupBlocks * kGroupBlocks",
+        "(kFlushBlocks / kGroupBlocks + 1) * kGroupBlocks", TRITS,
     ),
     "truncated_codes": Mutant(
         "avx512vnni", "generic/lanes_avx512.h", "_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))",
@@ -222,7 +242,7 @@ def check(workshop: Workshop, name: str, mutant: Mutant) -> None:
 def check_control(workshop: Workshop, isa: str) -> None:
     """The workshop itself breaks nothing."""
     unit = f"isa/{isa}.cpp"
-    same = workshop.compile(unit, "namespace tritium {", "namespace tritium { ", unit=unit)
+    same = workshop.compile(unit, 'kernel_table.h"\n', 'kernel_table.h" \n', unit=unit)
     assert rejected(workshop.link_with(f"right_{isa}", workshop.permissive, same), isa) == set()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kernel_cases import trit_panels
 from sparse_cases import columns
 from tritium import _native
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS
@@ -50,6 +51,30 @@ def test_a_tensor_becomes_panels(dialect: str, shape: tuple[int, int]) -> None:
     assert (_native.pack_trits([(trits, 0.75)]) == expected).all()
 
 
+@pytest.mark.parametrize(("dialect", "shape"), [(d, s) for d, shapes in SHAPES.items() for s in shapes])
+def test_a_tensor_becomes_panels_of_five_digits_a_byte(dialect: str, shape: tuple[int, int]) -> None:
+    trits = random_trits(*shape)
+    expected = trit_panels(trits, 0.75).data
+    assert (_native.pack_i2s([file_part(trits, 0.75, dialect)], 2, "tq1") == expected).all()
+    assert (_native.pack_trits([(trits, 0.75)], 1, "tq1") == expected).all()
+
+
+def test_stacked_tensors_of_digits_end_with_their_scales() -> None:
+    parts = [(random_trits(rows, 250), 0.5 * (rows + 1)) for rows in (40, 16, 100, 3)]
+    alone = [trit_panels(trits, scale) for trits, scale in parts]
+    n_panels = [weight.rows // 16 for weight in alone]
+    panels_of = [weight.data[: n * 4 * 256] for weight, n in zip(alone, n_panels, strict=True)]
+    scales = np.zeros(16, np.float32)
+    scales[: sum(n_panels)] = np.repeat(np.array([scale for _, scale in parts], np.float32), n_panels)
+    expected = np.concatenate([*panels_of, scales.view(np.uint8)])
+    assert (_native.pack_trits(parts, 3, "tq1") == expected).all()
+
+
+def test_another_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match="layout: expected i2s or tq1, got tq2"):
+        _native.pack_i2s([GOOD], 1, "tq2")
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
 def test_tensors_are_stacked_each_from_a_whole_panel(n_threads: int) -> None:
     parts = [(random_trits(rows, 256), 0.5 * (rows + 1)) for rows in (40, 16, 100, 3, 801)]
@@ -78,7 +103,7 @@ def test_the_first_code_3_is_named(dialect: str, at: int) -> None:
     bad[min(at + 40, 4095)] |= 0x03
     for n_threads in (1, 2):
         with pytest.raises(_native.CodeError, match=f"part 1, byte {at}") as caught:
-            _native.pack_i2s([good, (bad, *good[1:]), (bad, *good[1:])], n_threads)
+            _native.pack_i2s([good, (bad, *good[1:]), (bad, *good[1:])], n_threads, "i2s" if at % 2 else "tq1")
         assert caught.value.args[1:] == (1, at)
         assert (caught.value.part, caught.value.offset) == (1, at)
 

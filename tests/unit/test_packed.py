@@ -324,6 +324,7 @@ def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:
 
 PACKED_BYTES = {
     ("i2s", 1): "7108c6177eda5c1881bfe8f1ce4df96c956a793764554a8dcfe4475ce03410a3",
+    ("tq1", 1): "1481997bab91409b643d7c55b6be67d529fdbb8e5490c7a7f1bbfc57033f6c58",
     ("i2s_columns", 1): "cc695103aacc3a2cf01cb7b53b2e54e78761346871d84907b229ecd5dfdfdcc8",
     ("plane44", 1): "21e771410ef36d0028090465268464b78456abf5bb6637dc024ba5287dfe50df",
 }
@@ -335,6 +336,7 @@ def test_packed_bytes_change_only_with_their_version() -> None:
     trits = (np.arange(35 * 128, dtype=np.int64) ** 2 % 7 % 3 - 1).astype(np.int8).reshape(35, 128)
     part = (LAYOUTS["i2_s"].pack_trits(trits, np.array([0.75], np.float32)), 35, 128, 0.75, "128")
     found["i2s", cpu.PACKED["i2s"][0]] = _native.pack_i2s([part], 1)
+    found["tq1", cpu.PACKED["tq1"][0]] = _native.pack_i2s([part], 1, "tq1")
     found["i2s_columns", cpu.PACKED["i2s_columns"][0]] = _native.pack_i2s_columns(*part, 1)
     head = (np.arange(35 * 64, dtype=np.float32) % 97 - 48).astype(np.float16)
     found["plane44", cpu.PACKED["plane44"][0]] = _native.pack_plane(head.view(np.uint8), "f16", 35, 64, 1)

@@ -13,11 +13,13 @@ from tiny_models import TINY, write_tiny
 from tritium import backends
 from tritium.backends import KernelRow
 from tritium.backends.cpu import CpuBackend
+from tritium.backends.kernel_choice import KernelChoice
 from tritium.engine.kv import block_bytes
 from tritium.errors import FormatError, ShapeError, UnsupportedError
 from tritium.formats.gguf import open_gguf
 from tritium.graph import graph_hash, with_cache
 from tritium.ir import Graph, Plan
+from tritium.kernel_table import kernel_table
 from tritium.models import architectures, build_graph
 from tritium.numerics import KV_BLOCK
 from tritium.ops import SCREENED_HEAD
@@ -183,6 +185,63 @@ def test_large_matrices_are_sparse_where_kernels_are_tuned() -> None:
     assert [rows("avx2", layout) for layout in ("i2_s_64", "i2_s_4row", "tq2_0")] == [None] * 3
     by_columns = CpuBackend(("avx2",)).sparse_kernel("i2_s_64", 2560, 6912, by_columns=True, ffn_sparsity="auto")
     assert by_columns == KernelRow("i2s_columns_gemv_avx2", 1, 1, "i2s_columns")
+
+
+def test_panels_are_of_2_bits_unless_others_are_asked_for_or_quicker(graphs: dict[str, Graph]) -> None:
+    def layouts(plan: Plan) -> set[str]:
+        return {r.layout for r in plan.residents if r.layout in ("i2s", "tq1")}
+
+    graph, backend = graphs["relu2_mha_tied"], CpuBackend(("avx2", "scalar"))
+    plain, dense = make_plan(graph, backend, weight_layout="2bit"), make_plan(graph, backend, weight_layout="1.6bit")
+    assert (layouts(plain), layouts(dense)) == ({"i2s"}, {"tq1"})
+    assert (plain.graph_hash, plain.hash == dense.hash) == (dense.graph_hash, False)
+    assert make_plan(graph, backend).hash == plain.hash, "small matrices are not timed"
+    for step in dense.steps:
+        if step.op == "linear":
+            assert [c.kernel for c in step.choices] == ["tq1_gemv_avx2", "tq1_gemm_avx2"]
+    for name in ("reference", "null"):
+        with pytest.raises(UnsupportedError, match="no choice of layouts"):
+            make_plan(graph, backends.find(name), weight_layout="2bit")
+    with pytest.raises(ShapeError, match="weight_layout"):
+        make_plan(graph, backend, weight_layout="i2s")
+
+
+def test_large_matrices_take_the_quicker_layout() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def layout(tq1_ns: float, *isas: str, n: int = 6912, is_sparse: bool = False, wish: str = "auto") -> str:
+        def measure(n: int, k: int, layouts: tuple[str, ...]) -> dict[str, float]:
+            asked.append((n, k))
+            return {"i2s": 100.0, "tq1": tq1_ns}
+
+        choice = KernelChoice(isas, time_layouts=measure)
+        return choice.linear_layout("i2_s", n, 2560, wish, is_sparse=is_sparse)
+
+    assert [layout(ns, "avx2") for ns in (90, 98, 99, 101)] == ["tq1", "tq1", "i2s", "i2s"]
+    assert asked == [(6912, 2560)] * 4
+    assert layout(50, "avx2", is_sparse=True) == "i2s"
+    assert layout(50, "avx2", n=16) == "i2s"
+    assert layout(50, "scalar") == "i2s", "nobody tuned its kernels"
+    assert layout(50, "avx2", wish="2bit") == "i2s"
+    assert layout(500, "avx2", wish="1.6bit") == "tq1"
+    assert len(asked) == 4
+    assert (
+        KernelChoice(("avx2",), time_layouts=lambda *_: {"i2s": 2, "tq1": 1}).linear_layout(
+            "i2_s", 2560, (1 << 16) + 1, "auto", is_sparse=False
+        )
+        == "i2s"
+    )
+    with pytest.raises(UnsupportedError, match="too deep"):
+        CpuBackend(("avx2",)).linear_layout("i2_s", 2560, (1 << 16) + 1, "1.6bit", is_sparse=False)
+    assert CpuBackend(("avx2",)).linear_layout("i2_s", 6912, 2560, "auto", is_sparse=False) == "i2s"
+
+
+def test_kernels_that_do_not_run_here_give_way_to_the_next_ones() -> None:
+    """As on a processor with AVX-512 that cannot permute bytes."""
+    usable = frozenset(row.id for row in kernel_table() if not row.id.startswith("tq1_ge") or row.isa != "avx512vnni")
+    attrs = {"group": 0, "act_bits": 8}
+    ids = [row.id for row in KernelChoice(("avx512vnni", "avx2"), usable).kernels("linear", "tq1", attrs)]
+    assert ids == ["tq1_gemv_avx2", "tq1_gemm_avx2"]
 
 
 def test_a_plan_prints_on_a_screen_and_as_json(graphs: dict[str, Graph]) -> None:

@@ -81,7 +81,15 @@ class Backend(Protocol):
         ...
 
     def resident_layout(self, op: str, file_layout: str) -> str:
-        """The layout in which the op wants a weight of this file layout in memory."""
+        """The layout in which an op other than linear wants a weight of this file layout in memory."""
+        ...
+
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+        """The layout in memory of a linear's matrix (n, k) of this file layout.
+
+        ``weight_layout``: "auto" (the quicker one), "2bit", "1.6bit". ``is_sparse``: for one token another layout is read.
+        UnsupportedError for one that the back end does not have.
+        """
         ...
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int: ...
@@ -116,6 +124,14 @@ def refuse_screen(head_screen: str, where: str) -> None:
         raise UnsupportedError("the head cannot be screened", where=where, hint="Leave --head-screen at auto")
 
 
+def refuse_layout(weight_layout: str, where: str) -> None:
+    """Raise UnsupportedError if a layout of panels is asked for where weights stay as they are in the file."""
+    if weight_layout != "auto":
+        raise UnsupportedError(
+            "no choice of layouts", where=where, got=weight_layout, hint="Leave --weight-layout at auto"
+        )
+
+
 def find(name: str) -> Backend:
     """The back end of this name."""
     if name not in BACKENDS:
@@ -123,6 +139,15 @@ def find(name: str) -> Backend:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     made: Backend = module.backend()
     return made
+
+
+def find_tuned(name: str, threads: int | None) -> Backend:
+    """The back end of this name; one that chooses by times has those of this machine with so many threads (None: its default)."""
+    if name != "cpu":
+        return find(name)
+    from tritium.backends import cpu
+
+    return cpu.CpuBackend(tuner=cpu.tuner(threads or cpu.default_threads()))
 
 
 def resolve(device: str = "auto", backend: str | None = None) -> str:

@@ -6,38 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
+import tritium
 from tritium import _native, env, numerics
-from tritium.backends import COLUMNS_LAYOUT, KernelRow, Program, TensorSource, refuse_screen
+from tritium.backends import COLUMNS_LAYOUT, Program, TensorSource
+from tritium.backends.kernel_choice import DIALECTS, PANELS, PLANE_LAYOUT, KernelChoice
 from tritium.backends.packed import PackedStore
+from tritium.backends.tuning import FOLDER, Tuner, product_plan
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident, encode_plan
-from tritium.kernel_table import kernel_table
-from tritium.layouts import I2S_LAYOUTS, LAYOUTS, head_plane_bytes
-from tritium.ops import OPS, SCREENED_HEAD, cache_of, vector_bytes
-from tritium.resources import available_memory, usable_cpus
+from tritium.layouts import LAYOUTS
+from tritium.ops import OPS, cache_of, vector_bytes
+from tritium.resources import available_memory, cpu_model, usable_cpus
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
-PANEL_ROWS = 16
-PANEL_DEPTH = 16
-ALIGNMENT = 64
 MAX_TOP_K = 1024
-_DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
 _GATHERED = {COLUMNS_LAYOUT}
-PLANE_LAYOUT = "plane44"
-SCREEN_VOCAB = 1 << 14
-"""From this many rows on the head weighs enough for its plane to pay."""
-SCREEN_DEPTH = 1 << 16
 _FLOATS = ("f32", "f16", "bf16")
-SPARSE_DEPTH = (1 << 17) - 1
-SPARSE_WEIGHTS = 1 << 20
-"""From this many weights on a matrix is worth a second layout."""
-_SPARSE_ISAS = ("avx512vnni", "avx2")
-"""Where reading a part of a matrix is quicker than all of it."""
-_TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
+COLD_BYTES = 96 << 20
+"""More than caches hold: what products are timed on."""
+TUNING_ROUNDS = 5
 _EMPTY_I32 = np.zeros((0, 0), np.int32)
 Request = _native.Request
 """The arrays of a step of ``kernel_program``."""
@@ -98,9 +90,45 @@ def kernel_program(plan: Plan, weights: list[NDArray[np.uint8]], n_threads: int)
     return _native.Program(encode_plan(plan, OPS), weights, 1, n_threads)
 
 
-def pack_trits(trits: NDArray[np.int8], scale: float, n_threads: int) -> NDArray[np.uint8]:
-    """Trits (rows, cols) as the panels that kernels read."""
-    return _native.pack_trits([(trits, scale)], n_threads)
+def time_layouts(n: int, k: int, layouts: Sequence[str], n_threads: int) -> dict[str, float]:
+    """Nanoseconds of one token's product by a matrix (n, k) in each layout: medians of passes, in turn, over cold memory."""
+    backend, rows = CpuBackend(), -(-n // 16) * 16
+    sizes = {layout: backend.resident_bytes(layout, rows, k) for layout in layouts}
+    memory = np.full(max(COLD_BYTES, *sizes.values()) + 64, 0x51, np.uint8)  # code and number alike
+    memory = memory[-memory.ctypes.data % 64 :]
+    samples: dict[str, list[float]] = {layout: [] for layout in layouts}
+    attrs = {"group": 0, "act_bits": 8}
+    programs = {}
+    for layout, size in sizes.items():
+        count = len(memory) // size
+        plan = product_plan(n, k, layout, backend.kernels("linear", layout, attrs), size, count)
+        programs[layout] = (
+            kernel_program(plan, [memory[i * size : (i + 1) * size] for i in range(count)], n_threads),
+            count,
+        )
+    zero, table, none = np.zeros(1, np.int32), np.zeros((1, 1), np.int32), np.zeros(0, np.int32)
+    request = Request(zero, zero, zero, table, none, 0)
+    for _ in range(1 + TUNING_ROUNDS):
+        for layout, (program, count) in programs.items():
+            program.reset_counters()
+            program.step(request)
+            samples[layout].append(sum(row[6] for row in program.counters()) / count)
+    return {layout: median(ns[1:]) for layout, ns in samples.items()}
+
+
+def tuner(n_threads: int) -> Tuner:
+    """The times that are known of this machine with so many threads, and what finds out more of them."""
+    versions = " ".join(f"{layout} {PACKED[layout][0]}" for layout in PANELS)
+    identity: dict[str, str | int] = {
+        "cpu": cpu_model() or "unknown", "isas": " ".join(isas()), "threads": n_threads, "tritium": tritium.__version__,
+        "layouts": versions, "build": " ".join(build_info()),
+    }  # fmt: skip
+    return Tuner(env.cache_folder() / FOLDER, identity, partial(time_layouts, n_threads=n_threads))
+
+
+def pack_trits(trits: NDArray[np.int8], scale: float, n_threads: int, layout: str = "i2s") -> NDArray[np.uint8]:
+    """Trits (rows, cols) as the panels that kernels read, of layout "i2s" or "tq1"."""
+    return _native.pack_trits([(trits, scale)], n_threads, layout)
 
 
 def pack_i2s(data: NDArray[np.uint8], rows: int, cols: int, scale: float, n_threads: int) -> NDArray[np.uint8]:
@@ -113,95 +141,17 @@ def sha256_each(arrays: Sequence[NDArray[np.uint8]], n_threads: int) -> list[byt
     return _native.sha256_each(list(arrays), n_threads)
 
 
-class CpuBackend:
-    """Fuses norm and quantization, stacks linears of one input, adds into the residual; ternary weights in 16-row panels.
+class CpuBackend(KernelChoice):
+    """The native core's kernels; ``order``: those of this machine by default. With others it plans for another machine.
 
-    ``order`` names instruction sets, best first: those of this machine by default. With others it plans for another machine.
+    ``tuner`` knows how long products take here with panels of either layout; None: nobody does.
     """
 
     name = "cpu"
-    fused = frozenset({"rmsnorm_quantize", "stacked", "accumulate"})
-    panel_rows = PANEL_ROWS
 
-    def __init__(self, order: tuple[str, ...] | None = None) -> None:
-        order = isas() if order is None else order
-        known = dict.fromkeys(row.isa for row in kernel_table())
-        for isa in order:
-            if isa not in known:
-                raise UnsupportedError("instruction set", expected=" or ".join(known), got=isa)
-        self._rows = sorted(
-            (row for row in kernel_table() if row.isa in order), key=lambda row: (order.index(row.isa), row.t_min)
-        )
-
-    def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
-        """The best instruction set's rows for the op and layout, in ascending order of T."""
-        if op == "linear" and (attrs["group"] or attrs["act_bits"] != 8):
-            raise UnsupportedError(
-                "no native kernel",
-                where=f"linear with {int(attrs['act_bits'])}-bit activations and "
-                + (f"a scale per {int(attrs['group'])} weights" if attrs["group"] else "one scale per tensor"),
-                expected="8-bit activations and one scale per tensor",
-                hint="Run it with --backend reference",
-            )
-        chosen: list[KernelRow] = []
-        needed = 1
-        for row in self._rows:
-            if row.op == op and row.layout in (layout, "none") and row.t_min == needed:
-                chosen.append(KernelRow(row.id, row.t_min, row.t_max))
-                needed = row.t_max + 1
-                if not row.t_max:
-                    return tuple(chosen)
-        raise UnsupportedError("no native kernel", where=f"{op} on {layout}", hint="Run it with --backend reference")
-
-    def resident_layout(self, op: str, file_layout: str) -> str:
-        """Ternary matrices become panels, vectors f32; embedding and head stay as they are in the file."""
-        if op == "linear":
-            return "i2s"
-        if op in ("screen", "refine"):
-            return PLANE_LAYOUT
-        if op in ("embedding", "logits_projection", "threshold", "rescore"):
-            if file_layout not in _TABLES:
-                raise UnsupportedError(
-                    "no native kernel", where=f"{op} on {file_layout}", expected=" or ".join(_TABLES)
-                )
-            return file_layout
-        return "f32"
-
-    def resident_bytes(self, layout: str, rows: int, cols: int) -> int:
-        """Panels: 64 bytes for 16 rows × 16 columns, then a float32 scale a panel; planes: two half bytes; else the file's."""
-        if layout == "i2s":
-            panels = rows // PANEL_ROWS
-            return panels * -(-cols // PANEL_DEPTH) * 64 + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
-        if layout == COLUMNS_LAYOUT:
-            return cols * -(-rows // 256) * 64 + ALIGNMENT
-        if layout == PLANE_LAYOUT:
-            return sum(head_plane_bytes(rows, cols)) + ALIGNMENT
-        return LAYOUTS[layout].nbytes((rows, cols))
-
-    def head_plane(self, file_layout: str, vocab: int, k: int, head_screen: str) -> str | None:
-        """Any head, once the vocabulary is large and integer products are quicker than memory."""
-        best = self._rows[0].isa
-        if head_screen == "off" or (head_screen == "auto" and (vocab < SCREEN_VOCAB or best == "scalar")):
-            return None
-        covered = {row.op for row in self._rows if row.layout in (PLANE_LAYOUT, file_layout)}
-        if k <= SCREEN_DEPTH and covered.issuperset(SCREENED_HEAD):
-            return PLANE_LAYOUT
-        refuse_screen(head_screen, f"{file_layout}, {k} columns")
-        return None
-
-    def sparse_kernel(
-        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
-    ) -> KernelRow | None:
-        """Rows as they are in a file of I2_S in blocks of 128, columns of any I2_S; "auto": large matrices, tuned kernels."""
-        if max(n, k) > SPARSE_DEPTH or file_layout not in _DIALECTS:
-            return None
-        if ffn_sparsity == "auto" and (n * k < SPARSE_WEIGHTS or self._rows[0].isa not in _SPARSE_ISAS):
-            return None
-        if not by_columns and (_DIALECTS[file_layout] != "128" or k % 128):
-            return None
-        layout = COLUMNS_LAYOUT if by_columns else file_layout
-        row = next((row for row in self._rows if row.op == "linear" and row.layout == layout), None)
-        return KernelRow(row.id, row.t_min, row.t_max, layout) if row else None
+    def __init__(self, order: tuple[str, ...] | None = None, tuner: Tuner | None = None) -> None:
+        usable = frozenset(row[0] for row in _native.kernels()) if order is None else None
+        super().__init__(isas() if order is None else order, usable, tuner.times if tuner else None)
 
     def program(
         self, plan: Plan, binary: bytes, source: TensorSource, n_threads: int | None, kv_blocks: int,
@@ -368,7 +318,7 @@ def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int
     kind = cache_of(step.op for step in plan.steps)
     positions = plan.kv_block * kv_blocks
     cache = 2 * plan.n_kv_layers * plan.n_kv_heads * vector_bytes(kind, plan.head_dim) * positions
-    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or r.layout in _DIALECTS)
+    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or r.layout in DIALECTS)
     need = packed + cache + tables + plan.arena_bytes
     if available is not None and need > available:
         parts = {"packed weights": packed, "key-value cache": cache, "buffers": plan.arena_bytes + tables}
@@ -392,7 +342,7 @@ def _resident(
         return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
-        if info.layout in _DIALECTS:
+        if info.layout in DIALECTS:
             # Its panels are checked. Rows are gathered: page by page of a file that takes longer.
             return _native.copy_to_huge_pages(data)
         if info.layout not in _FLOATS or not _native.all_finite(data, info.layout, n_threads):
@@ -412,7 +362,7 @@ def _panels(source: TensorSource, n_threads: int, resident: Resident) -> NDArray
     """Ternary tensors stacked into panels. Errors as ``_part``, and FormatError with the byte of a code 3."""
     parts = [_part(name, source) for name in resident.tensors]
     try:
-        return _native.pack_i2s(parts, n_threads)
+        return _native.pack_i2s(parts, n_threads, resident.layout)
     except _native.CodeError as error:
         raise _code_error(resident, source, *error.args[1:3]) from None
 
@@ -433,7 +383,7 @@ def _part(name: str, source: TensorSource) -> tuple[NDArray[np.uint8], int, int,
     if not np.isfinite(scale):
         raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
     rows, cols = info.shape
-    return data, rows, cols, float(scale), _DIALECTS[info.layout]
+    return data, rows, cols, float(scale), DIALECTS[info.layout]
 
 
 def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) -> FormatError:
@@ -444,6 +394,7 @@ def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) 
 
 PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
     "i2s": (1, _panels),
+    "tq1": (1, _panels),
     COLUMNS_LAYOUT: (1, _columns),
     PLANE_LAYOUT: (1, _plane),
 }

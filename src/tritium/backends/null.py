@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
+from tritium.backends import KernelRow, Program, TensorSource, refuse_layout, refuse_screen
 from tritium.ir import Plan
 from tritium.layouts import LAYOUTS
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
@@ -25,6 +25,11 @@ class NullBackend:
 
     def resident_layout(self, op: str, file_layout: str) -> str:
         """The file's layout."""
+        return file_layout
+
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+        """The file's layout."""
+        refuse_layout(weight_layout, f"back end {self.name}")
         return file_layout
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int:

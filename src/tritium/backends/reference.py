@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.backends import KernelRow, Program, TensorSource, refuse_screen
+from tritium.backends import KernelRow, Program, TensorSource, refuse_layout, refuse_screen
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
 from tritium.ops import cache_of
@@ -35,6 +35,11 @@ class ReferenceBackend:
 
     def resident_layout(self, op: str, file_layout: str) -> str:
         """The file's layout."""
+        return file_layout
+
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+        """The file's layout."""
+        refuse_layout(weight_layout, f"back end {self.name}")
         return file_layout
 
     def resident_bytes(self, layout: str, rows: int, cols: int) -> int:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritium.resources import ROOT, allowed_cpus, available_memory, cpu_quota, read_text
+from tritium.resources import ROOT, allowed_cpus, available_memory, cpu_model, cpu_quota, read_text
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Names of other systems."""
@@ -97,14 +97,13 @@ def read_machine(root: Path = ROOT, allowed: set[int] | None = None) -> Machine:
         allowed = allowed_cpus()
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     cpus = root / "sys/devices/system/cpu"
     return Machine(
         os=platform.system().lower(),
         kernel=platform.release(),
         architecture=_ARCHITECTURES.get(platform.machine().lower(), platform.machine()),
         python=platform.python_version(),
-        cpu=model[1].strip() if model else None,
+        cpu=cpu_model(root),
         virtual=re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None,
         n_cpus=len(allowed),
         n_cores=_n_cores(cpus, allowed),

@@ -51,6 +51,13 @@ kv_option = click.option(
     help="How keys and values are kept; int8 takes half the memory and gives other results.",
 )
 
+weight_layout_option = click.option(
+    "--weight-layout",
+    default="auto",
+    show_default=True,
+    help="Ternary weights in memory, with the same result: 2bit, 1.6bit, or auto (of a large matrix what is quicker here).",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 

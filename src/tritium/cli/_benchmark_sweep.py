@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tritium.cli import weight_layout_option
 from tritium.cli._measuring import choose_model, model_name, ternary_layout
 
 Numbers = tuple[int, ...]
@@ -76,6 +77,7 @@ def _pairs(_context: click.Context, parameter: click.Parameter, texts: tuple[str
     "--i2s-layout", default="128", show_default=True, help="Block order of I2_S in the file: 128, 64 or 4row."
 )
 @click.option("--head-screen", default="auto", show_default=True, help="Screen the head: auto, on or off.")
+@weight_layout_option
 def sweep(
     n_prompt: Numbers, n_gen: Numbers, pg: list[tuple[int, int]], n_depth: Numbers, sequences: Numbers,
     threads: Numbers | None, repetitions: int, form: str, output_file: Path | None, **choice: Any,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tritium import env
-from tritium.cli import kv_option, note
+from tritium.cli import kv_option, note, weight_layout_option
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
@@ -47,6 +47,7 @@ _MODEL_OPTIONS = (
         show_default=True,
         help="Leave out weights that zeros make needless, with the same result: auto (where it pays), on or off.",
     ),
+    weight_layout_option,
     kv_option,
 )
 _SAMPLING_OPTIONS = (
@@ -98,6 +99,7 @@ _MODEL_KEYS = (
     "i2s_layout",
     "head_screen",
     "ffn_sparsity",
+    "weight_layout",
     "kv",
 )
 

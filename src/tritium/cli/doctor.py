@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tritium.cli import json_option, print_json
 from tritium.errors import TritiumError
 
 if TYPE_CHECKING:
+    from tritium.backends.tuning import Times
     from tritium.bench.machine import Machine
 
 PROBE_BYTES = 256 << 20
@@ -118,6 +119,12 @@ def _kept(cache: Path) -> Kept:
     return Kept(str(folder), *packed.stored(folder), packed.LIMIT_BYTES)
 
 
+def _times(n_threads: int) -> dict[str, Times]:
+    from tritium.backends import cpu
+
+    return dict(cpu.tuner(n_threads).known)
+
+
 def _size(n_bytes: int | None) -> str:
     if n_bytes is None:
         return "unknown"
@@ -128,8 +135,11 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _lines(
-    machine: Machine, native: Native, bandwidths: dict[str, float], cache: Path, kept: Kept
+    machine: Machine, native: Native, bandwidths: dict[str, float], cache: Path, kept: Kept, times: Mapping[str, Times]
 ) -> list[tuple[str, str]]:
+    from tritium.backends.tuning import described
+
+    layouts = described(times)
     why = "forced by TRITIUM_ISA" if native.forced else "the best that passed its self-test"
     caches = [f"L{c.level} {c.kind.lower()} {_size(c.size_bytes)} for {c.n_cpus}" for c in machine.caches]
     cores = "unknown" if machine.n_cores is None else str(machine.n_cores)
@@ -151,6 +161,8 @@ def _lines(
         ("cache folder", f"{cache}" + ("" if writable(cache) else ", not writable")),
         ("packed weights", f"{kept.n_files} files, {_size(kept.n_bytes)} of at most {_size(kept.limit_bytes)}"),
         ("", f"rm -r {shlex.quote(kept.folder)} to clear, TRITIUM_WEIGHT_CACHE=0 to keep none"),
+        ("weight layouts", next(layouts, "nothing timed yet")),
+        *[("", line) for line in layouts],
         ("huge pages", machine.huge_pages or "unknown"),
         ("governor", machine.governor or "unknown"),
     ]
@@ -167,7 +179,7 @@ def command(as_json: bool) -> None:
     from tritium.bench.machine import read_machine
 
     machine, native, cache = read_machine(), _native(), env.cache_folder()
-    bandwidths, kept = _bandwidths(native.n_threads), _kept(cache)
+    bandwidths, kept, times = _bandwidths(native.n_threads), _kept(cache), _times(native.n_threads)
     found = list(problems(machine, native, cache))
     if as_json:
         document: dict[str, Any] = {
@@ -177,11 +189,12 @@ def command(as_json: bool) -> None:
             "read_bandwidth_gb_per_s": bandwidths,
             "cache_folder": {"path": str(cache), "writable": writable(cache)},
             "packed_weights": asdict(kept),
+            "weight_layout_ns": times,
             "problems": [asdict(problem) for problem in found],
         }
         print_json(document)
         return
-    for name, text in _lines(machine, native, bandwidths, cache, kept):
+    for name, text in _lines(machine, native, bandwidths, cache, kept, times):
         click.echo(f"{name:16}{text}")
     click.echo()
     for problem in found:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from tritium.cli import json_option, kv_option, print_json
+from tritium.cli import json_option, kv_option, print_json, weight_layout_option
+
+if TYPE_CHECKING:
+    from tritium.backends.tuning import Times
+    from tritium.ir import Plan
 
 
 @click.command(short_help=__doc__)
@@ -18,6 +24,7 @@ from tritium.cli import json_option, kv_option, print_json
 )
 @click.option("--head-screen", default="auto", show_default=True, help="auto, on or off: as for run.")
 @click.option("--ffn-sparsity", default="auto", show_default=True, help="auto, on or off: as for run.")
+@weight_layout_option
 @kv_option
 @json_option
 def command(
@@ -29,6 +36,7 @@ def command(
     kv_len: int,
     head_screen: str,
     ffn_sparsity: str,
+    weight_layout: str,
     kv: str,
     as_json: bool,
 ) -> None:
@@ -38,6 +46,7 @@ def command(
     adds the kernels chosen here.
     """
     from tritium import backends
+    from tritium.backends.tuning import described
     from tritium.engine.model import resolve_model
     from tritium.formats.gguf import open_gguf
     from tritium.graph import with_cache
@@ -47,9 +56,24 @@ def command(
 
     with open_gguf(resolve_model(model)) as file:
         graph = with_cache(build_graph(file.metadata, file.tensors), kv)
-    chosen = backends.find(backends.resolve(device, backend))
-    plan = make_plan(graph, chosen, max_context=max_context, head_screen=head_screen, ffn_sparsity=ffn_sparsity)
+    chosen = backends.find_tuned(backends.resolve(device, backend), None)
+    plan = make_plan(
+        graph, chosen, max_context=max_context, head_screen=head_screen, ffn_sparsity=ffn_sparsity, weight_layout=weight_layout
+    )  # fmt: skip
+    times = _times(plan)
     if as_json:
-        print_json(to_json(plan, tokens, kv_len))
-    else:
-        click.echo(describe(plan, tokens, kv_len))
+        print_json({**to_json(plan, tokens, kv_len), "weight_layout_ns": times})
+        return
+    click.echo(describe(plan, tokens, kv_len))
+    for line in described(times):
+        click.echo(f"timed here: {line}")
+
+
+def _times(plan: Plan) -> dict[str, Times]:
+    """What is known of this machine's times of the plan's products."""
+    if plan.backend != "cpu":
+        return {}
+    from tritium.backends.cpu import default_threads, tuner
+
+    shapes = {f"{step.attrs['n']:.0f}x{step.attrs['k']:.0f}" for step in plan.steps if step.op == "linear"}
+    return {shape: times for shape, times in tuner(default_threads()).known.items() if shape in shapes}

@@ -52,7 +52,7 @@ def load(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None, backend: str | None = None,
     max_context: int | None = None, kv_budget: int | None = None, chunk: int | None = None,
     prefix_cache: bool = True, i2s_layout: str = "128", head_screen: str = "auto", ffn_sparsity: str = "auto",
-    weight_cache: bool | None = None, kv: str = "f16",
+    weight_layout: str = "auto", weight_cache: bool | None = None, kv: str = "f16",
 ) -> Model:  # fmt: skip
     """Open a model and put its weights in place.
 
@@ -63,6 +63,8 @@ def load(
     ``chunk``: the most prompt tokens of one sequence in a step; ``prefix_cache``: reuse what prompts have in common.
     Neither changes a result. ``head_screen``: find candidates without reading the whole head, with the same result:
     "auto" where it pays, "on", "off"; ``ffn_sparsity``: leave out what zeros make needless in the feed-forward layers, likewise.
+    ``weight_layout``: ternary weights in memory in "2bit" or "1.6bit", with the same result; "auto" times both once for each
+    large shape on this machine, and keeps the times in the cache folder.
     ``i2s_layout``: the block order of I2_S, "128", "64" or "4row". ``kv``: keep keys and values as "f16",
     or as "int8" in half the memory, with other results. ``weight_cache``: keep the
     packed weights of a large model in the cache folder and map them the next time; None is TRITIUM_WEIGHT_CACHE, else yes.
@@ -78,8 +80,9 @@ def load(
         graph = with_cache(build_graph(file.metadata, file.tensors), kv)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget, kv)
         plan = make_plan(
-            graph, backends.find(name), max_context=context, head_screen=head_screen, ffn_sparsity=ffn_sparsity
-        )
+            graph, backends.find_tuned(name, threads), max_context=context, head_screen=head_screen,
+            ffn_sparsity=ffn_sparsity, weight_layout=weight_layout,
+        )  # fmt: skip
         keep = env.weight_cache() if weight_cache is None else weight_cache
         # The vocabulary is one thread's work, and the weights leave the interpreter's lock alone for most of the time.
         with ThreadPoolExecutor(1) as beside:

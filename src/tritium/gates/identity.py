@@ -24,8 +24,16 @@ BITS = {
 }
 I2S_TAIL_BYTES = 32
 TERNARY = ("i2_s", "i2_s_64", "i2_s_4row", "tq1_0", "tq2_0", "hf_u8", "tl1", "tl2", "qk256", "q2_0", "pq2_0", "ptq1_0")
-PANEL_ROWS, PANEL_COLUMNS, PANEL_BYTES, ALIGNMENT = 16, 16, 64, 64
+PANEL_ROWS, ALIGNMENT = 16, 64
+PANELS = {"i2s": (16, 64), "tq1": (80, 256)}
+"""Layouts of panels of 16 rows: columns and bytes of their unit."""
 COLUMN_ROWS = 256
+
+
+def panel_bytes(layout: str, cols: int) -> int:
+    """Bytes of a panel of 16 rows without its scale."""
+    columns, unit = PANELS[layout]
+    return -(-cols // columns) * unit
 
 
 def plane_bytes(rows: int, cols: int) -> tuple[int, int]:
@@ -131,7 +139,8 @@ def _declared_layout(facts: Facts) -> Check:
     said = _said_layout(facts)
     layouts = {e.layout for e in map(registry.find, facts.data["kernels"]) if e is not None and e.kind == "quantized"}
     layouts -= {"any", "none", *registry.SKIP_REASONS}
-    if len(layouts) > 1:
+    # Panels of either kind are made of one file.
+    if len(layouts) > 1 and not layouts <= set(PANELS):
         return check("layout_map", "E1", False, ", ".join(sorted(layouts)), "one layout of ternary weights",
                      "One model is stored in one way: these kernels are for different files")  # fmt: skip
     if not said:
@@ -194,14 +203,14 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
     if unknown:
         return check("layout_map", "E1", False, unknown[0], "tensors of the file", "A resident of no tensor")
     shapes = [facts.shapes[n] for n in r["tensors"]]
-    if r["layout"] == "i2s":
+    if r["layout"] in PANELS:
         if any(layouts[n] not in TERNARY for n in r["tensors"]):
             return check(
-                "layout_map", "E1", False, layouts[name], "a ternary layout", f"{name} cannot be packed to 2 bits"
+                "layout_map", "E1", False, layouts[name], "a ternary layout", f"{name} cannot be packed as trits"
             )
         rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
         panels = rows // PANEL_ROWS
-        nbytes = panels * -(-r["cols"] // PANEL_COLUMNS) * PANEL_BYTES + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        nbytes = panels * panel_bytes(r["layout"], r["cols"]) + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
     elif r["layout"] == "i2s_columns":
         if len(r["tensors"]) > 1 or layouts[name] not in TERNARY:
             return check("layout_map", "E1", False, name, "one ternary tensor", "Columns are those of one matrix")

@@ -8,12 +8,12 @@ from tritium.gates._check import Check, check
 from tritium.gates._facts import ATTENTION, HEAD, LINEAR, SCREENED_HEAD, Facts, StepWork
 from tritium.gates._policy import Policy
 from tritium.gates.identity import (
-    PANEL_BYTES,
-    PANEL_COLUMNS,
     PANEL_ROWS,
+    PANELS,
     column_bytes,
     file_bytes,
     matrices,
+    panel_bytes,
     plane_bytes,
 )
 from tritium.receipts import registry
@@ -23,7 +23,7 @@ READERS = (LINEAR, HEAD, "embedding", "rmsnorm", "rmsnorm_quantize", *SCREENED_H
 
 
 def gate(facts: Facts, policy: Policy) -> Iterator[Check]:
-    """Panels of 16 × 16 codes and a scale; rows of the head in their layout; a key and a value a position and head."""
+    """Panels of 16 rows of codes and a scale; rows of the head in their layout; a key and a value a position and head."""
     names = ("weight_bytes", "cache_bytes")
     if facts.evidence is None:
         yield from (check(name, "E3", None, hint="No ledger") for name in names)
@@ -92,11 +92,11 @@ def _expected(facts: Facts, s: StepWork, names: list[str]) -> int | None:
     if entry.op == HEAD:
         size = file_bytes(entry.layout, facts.config["vocab_size"] * facts.config["d_model"])
         return None if size is None else size * calls
-    if entry.layout != "i2s":
+    if entry.layout not in PANELS:
         return None
     shapes = [facts.shapes.get(name, [0, 0]) for name in names]
     panels = sum(-(-shape[0] // PANEL_ROWS) for shape in shapes)
-    return panels * (-(-shapes[0][-1] // PANEL_COLUMNS) * PANEL_BYTES + 4) * calls
+    return panels * (panel_bytes(entry.layout, shapes[0][-1]) + 4) * calls
 
 
 def _cache(facts: Facts) -> Check:

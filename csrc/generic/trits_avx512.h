@@ -1,0 +1,194 @@
+// Products with tq1 panels, with 512-bit VNNI and the permutations of bytes of VBMI, which csrc/registry.cpp asks for.
+#pragma once
+
+#include <iterator>
+
+#include "generic/linear_avx512.h"
+
+namespace tritium {
+namespace {
+
+// What the 81 numbers below 3⁴ say: the digit `one` of each, or all four as the codes of an i2s byte.
+struct Digits {
+  alignas(64) uint8_t one[4][128];
+  alignas(64) uint8_t codes[128];
+};
+constexpr Digits kDigits = [] {
+  Digits digits{};
+  for (int r = 0; r < 81; ++r) {
+    const int d[4] = {r % 3, r / 3 % 3, r / 9 % 3, r / 27};
+    for (int j = 0; j < 4; ++j) {
+      digits.one[j][r] = static_cast<uint8_t>(d[j]);
+      digits.codes[r] = static_cast<uint8_t>(digits.codes[r] | d[j] << 2 * j);
+    }
+  }
+  return digits;
+}();
+
+struct Table {
+  __m512i low, high;
+  explicit Table(const uint8_t* bytes) : low(_mm512_load_si512(bytes)), high(_mm512_load_si512(bytes + 64)) {}
+};
+// In assembly: the unit's flags do not know VBMI, or the compiler would use it elsewhere, too.
+[[gnu::always_inline]] inline __m512i look_up(const Table& table, __m512i index) {
+  asm("vpermi2b %2, %1, %0" : "+v"(index) : "v"(table.low), "v"(table.high));
+  return index;
+}
+
+// Bytes modulo 81: below 81, v − 81 and v − 162 wrap around to more than v.
+[[gnu::always_inline]] inline __m512i modulo_81(__m512i v) {
+  const __m512i once = _mm512_sub_epi8(v, _mm512_set1_epi8(81)), twice = _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(162)));
+  return _mm512_min_epu8(_mm512_min_epu8(v, once), twice);
+}
+
+// The sums of T tokens: of four digits of a byte, and of 81 times the fifth. Three tokens or fewer wait for their products: the
+// four digits have a sum each.
+template <int T>
+struct TritSums {
+  static constexpr bool kIsWide = T <= 3;
+  Rows16<T> first, fifth;
+  Rows16<kIsWide ? T : 1> second, third, fourth;
+};
+
+template <int T>
+[[gnu::always_inline]] inline void clear(TritSums<T>& s) {
+  clear(s.first);
+  clear(s.second);
+  clear(s.third);
+  clear(s.fourth);
+  clear(s.fifth);
+}
+
+// Groups of four blocks × 80 columns of T tokens. |Σ digit·a| ≤ 256·K; what 81·digit adds up to may wrap around.
+template <int T>
+[[gnu::always_inline]] inline void add_groups(TritSums<T>& s, const uint8_t* block, int64_t n_groups, const int8_t* a,
+                                                           int64_t stride) {
+  constexpr int64_t ahead = T == 1 ? 8192 : 2048;
+  const Table digit0(kDigits.one[0]), digit1(kDigits.one[1]), digit2(kDigits.one[2]), digit3(kDigits.one[3]);
+  for (const uint8_t* stop = block + kGroupBytes * n_groups; block < stop; a += kTritDepth) {
+    for (int64_t i = 0; i < 4; ++i, block += kPanelBlockBytes) {
+      _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
+      const __m512i v = _mm512_loadu_si512(block), r = modulo_81(v);
+      const int8_t* x = a + kPanelDepth * i;
+      add_dots(s.fifth, _mm512_sub_epi8(v, r), a + 4 * kPanelDepth + 4 * i, stride);
+      if constexpr (TritSums<T>::kIsWide) {
+        add_dots(s.first, look_up(digit0, r), x, stride);
+        add_dots(s.second, look_up(digit1, r), x + 4, stride);
+        add_dots(s.third, look_up(digit2, r), x + 8, stride);
+        add_dots(s.fourth, look_up(digit3, r), x + 12, stride);
+        settle(s.second);
+        settle(s.third);
+        settle(s.fourth);
+      } else {
+        add_dots(s.first, look_up(digit0, r), x, stride);
+        add_dots(s.first, look_up(digit1, r), x + 4, stride);
+        add_dots(s.first, look_up(digit2, r), x + 8, stride);
+        add_dots(s.first, look_up(digit3, r), x + 12, stride);
+      }
+      settle(s.first);
+      settle(s.fifth);
+    }
+  }
+}
+
+// s += 1/81 of the sums, whose 81-fold is known modulo 2³².
+template <int T>
+[[gnu::always_inline]] inline void add_parts_of_81(Rows16<T>& s, const Rows16<T>& sums) {
+  if constexpr (T == 1) {
+    constexpr uint32_t kInverse = 2014922929;
+    static_assert(81 * kInverse == 1);
+    s.sum = _mm512_add_epi32(s.sum, _mm512_mullo_epi32(sums.sum, _mm512_set1_epi32(static_cast<int>(kInverse))));
+  } else {
+    add_parts_of_81(s.left, sums.left);
+    add_parts_of_81(s.right, sums.right);
+  }
+}
+
+// T tokens × one panel from its bytes, read once.
+template <int T>
+void trit_panel(const uint8_t* panel, int64_t n_groups, const Tails<kFewTokens>& tails, const Tokens& x, const float* scales_w,
+                             int64_t column) {
+  TritSums<T> s;
+  clear(s);
+  add_groups(s, panel, tails.n_whole, x.a, x.a_stride);
+  if (tails.n_whole < n_groups) add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, kTritDepth);
+  if constexpr (TritSums<T>::kIsWide) {
+    add_shifted(s.first, s.second, 0);
+    add_shifted(s.first, s.third, 0);
+    add_shifted(s.first, s.fourth, 0);
+  }
+  add_parts_of_81(s.first, s.fifth);
+  __m512i sums[T];
+  store(s.first, sums);
+  finish(sums, T, 1, x, scales_w, column);
+}
+
+using TritPanel = void (*)(const uint8_t*, int64_t, const Tails<kFewTokens>&, const Tokens&, const float*, int64_t);
+constexpr TritPanel kTritPanels[] = {trit_panel<1>, trit_panel<2>, trit_panel<3>, trit_panel<4>,
+                                     trit_panel<5>, trit_panel<6>, trit_panel<7>, trit_panel<8>};
+static_assert(std::size(kTritPanels) == kFewTokens);
+
+// At most kFewTokens tokens: no byte is unpacked twice.
+void multiply_few(const Call& call, const TritPanels& panels, int64_t begin, int64_t end) {
+  int32_t totals[kFewTokens];
+  const Tokens x = tokens_of(call, 0, call.t, panels.n_blocks, totals);
+  const Tails<kFewTokens> tails(x.a, x.a_stride, call.t, call.weights[0].cols);
+  for (int64_t p = begin; p < end; ++p) {
+    kTritPanels[call.t - 1](panels.panel(p), panels.n_groups, tails, x, panels.scales + p, kPanelRows * p);
+  }
+}
+
+// A panel as the codes of an i2s panel; the panel `next_bytes` behind it comes to the second-level cache meanwhile.
+void unpack_panel(const uint8_t* block, int64_t n_groups, int64_t next_bytes, uint8_t* out) {
+  const Table codes(kDigits.codes);
+  const __m512i mask = _mm512_set1_epi8(3);
+  for (int64_t g = 0; g < n_groups; ++g, out += kGroupBlocks * kPanelBlockBytes) {
+    __m512i fifths = _mm512_setzero_si512();
+    for (int i = 0; i < 4; ++i, block += kPanelBlockBytes) {
+      _mm_prefetch(reinterpret_cast<const char*>(block + next_bytes), _MM_HINT_T1);
+      const __m512i v = _mm512_loadu_si512(block), r = modulo_81(v);
+      _mm512_storeu_si512(out + i * kPanelBlockBytes, look_up(codes, r));
+      // 81 and 162 end in the bits 01 and 10.
+      const __m512i fifth = _mm512_and_si512(_mm512_sub_epi8(v, r), mask);
+      fifths = _mm512_or_si512(fifths, _mm512_slli_epi16(fifth, static_cast<unsigned>(2 * i)));
+    }
+    _mm512_storeu_si512(out + 4 * kPanelBlockBytes, fifths);
+  }
+}
+
+// Many tokens share panels that are unpacked to the scratch memory once for every 96 of them.
+void multiply_many(const Call& call, const TritPanels& panels, int64_t begin, int64_t end) {
+  const int64_t unpacked = panels.n_groups * kGroupBlocks * kPanelBlockBytes;
+  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
+  auto* codes = reinterpret_cast<uint8_t*>(call.scratch);
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
+    int32_t totals[kTokens];
+    const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
+    for (int64_t p = begin; p < end;) {
+      const bool is_pair = p + 1 < end;
+      for (int64_t i = 0; i <= is_pair; ++i) unpack_panel(panels.panel(p + i), panels.n_groups, 2 * panels.bytes, codes + i * unpacked);
+      multiply(codes, unpacked, panels.n_blocks, is_pair, n, x, panels.scales + p, kPanelRows * p);
+      p += is_pair ? 2 : 1;
+    }
+  }
+}
+
+KERNEL_FUNCTION(tq1_gemv) {
+  const TritPanels panels(call.weights[0]);
+  multiply_few(call, panels, begin, end);
+  count_linear(call, panels, begin, end, work);
+}
+
+KERNEL_FUNCTION(tq1_gemm) {
+  const TritPanels panels(call.weights[0]);
+  if (call.t <= kFewTokens) {
+    multiply_few(call, panels, begin, end);
+  } else {
+    multiply_many(call, panels, begin, end);
+  }
+  count_linear(call, panels, begin, end, work);
+}
+
+}  // namespace
+}  // namespace tritium
