@@ -24,7 +24,6 @@ from tritium.resources import available_memory, cpu_model, usable_cpus
 from tritium.types import Batch, StepCount, StepResult, TraceLevel
 
 MAX_TOP_K = 1024
-_GATHERED = {COLUMNS_LAYOUT}
 _FLOATS = ("f32", "f16", "bf16")
 COLD_BYTES = 96 << 20
 """More than caches hold: what products are timed on."""
@@ -284,8 +283,7 @@ def residents(
     plan: Plan, source: TensorSource, n_threads: int, store: PackedStore | None = None,
     take: Callable[[int], None] = lambda n_bytes: None,
 ) -> list[NDArray[np.uint8]]:  # fmt: skip
-    """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one, and
-    copied from there if they are gathered: page by page of a file that takes twice as long.
+    """The bytes of the plan's residents, each in its native layout; packed ones are mapped from ``store`` where there is one.
 
     ``take`` is told of the bytes to come that no file stands behind, and may refuse.
     Errors: FormatError for a weight that cannot be one.
@@ -299,17 +297,11 @@ def residents(
             wanted = [r for r in packed if r.layout == layout]
             found = store.residents(layout, version, wanted, partial(pack, source, n_threads)) if wanted else []
             mapped |= zip(wanted, found or (), strict=found is not None)
-    kept = {r: data for r, data in mapped.items() if r.layout not in _GATHERED}
-    take(total - sum(r.nbytes for r in kept))
+    take(total - sum(r.nbytes for r in mapped))
     rope = numerics.rope_tables(plan.max_context, plan.head_dim, plan.rope_theta, plan.rope_factors)
     computed = dict(zip(("rope.cos", "rope.sin"), rope, strict=True))
     # Tables are views of the file: the native side keeps the arrays, and with them the mapping, alive.
-    return [
-        kept[r] if r in kept
-        else _native.copy_to_huge_pages(mapped[r]) if r in mapped
-        else _resident(r, source, computed, n_threads)
-        for r in plan.residents
-    ]  # fmt: skip
+    return [mapped[r] if r in mapped else _resident(r, source, computed, n_threads) for r in plan.residents]
 
 
 def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int) -> None:
