@@ -46,7 +46,7 @@ $(PEERS)/.stamp: Makefile
 	@touch $@
 
 # Against llama.cpp, whose environment is the one of the benchmarks.
-crossval-llama: build bench-peers
+crossval-llama: build $(LLAMA_CPP)
 	PYTHONPATH=$$($(LLAMA_CPP) -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
 	  $(PY) -X faulthandler -m pytest -q tests/parity/test_llama_cpp.py
 

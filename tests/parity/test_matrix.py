@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,21 +39,23 @@ def compute(rows: list[Row], paths: dict[str, Path], lengths: matrix.Lengths) ->
     modules = {BUILT_WITH: []} | {compiler: [native_builds.build_with_clang()] for compiler in COMPILERS[1:]}
     results: dict[int, tuple[str, int]] = {}
     running = []
-    for compiler in COMPILERS:
-        mine = [i for i, row in enumerate(rows) if row["compiler"] == compiler]
-        work = [(str(paths[str(rows[i]["model"])]), rows[i], lengths, i) for i in mine]
-        command = [sys.executable, TESTS / "matrix.py", *modules[compiler]]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(work))
-        process.stdin.close()
-        running.append((mine, process))
-    for mine, process in running:
-        assert process.stdout is not None
-        lines = process.stdout.read().splitlines()
-        process.stdout.close()
-        assert process.wait() == 0, "a worker died; its error stands above"
-        results |= {i: tuple(json.loads(line)) for i, line in zip(mine, lines, strict=True)}
+    with contextlib.ExitStack() as stack:
+        for compiler in COMPILERS:
+            mine = [i for i, row in enumerate(rows) if row["compiler"] == compiler]
+            work = [(str(paths[str(rows[i]["model"])]), rows[i], lengths, i) for i in mine]
+            command = [sys.executable, TESTS / "matrix.py", *modules[compiler]]
+            # Into a file: a pipe that nobody reads yet would hold the one process up until the other ends.
+            output = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, text=True)
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(work))
+            process.stdin.close()
+            running.append((mine, process, output))
+        for mine, process, output in running:
+            assert process.wait() == 0, "a worker died; its error stands above"
+            output.seek(0)
+            lines = output.read().splitlines()
+            results |= {i: tuple(json.loads(line)) for i, line in zip(mine, lines, strict=True)}
     return [results[i] for i in range(len(rows))]
 
 
