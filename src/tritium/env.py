@@ -145,18 +145,8 @@ def for_child(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def recorded() -> dict[str, str]:
-    """The variables with an effect on a run that are set, as text: what a receipt tells of the environment."""
-    none = (
-        "NO_COLOR",
-        "XDG_CACHE_HOME",
-        "TRITIUM_CACHE",
-        "TRITIUM_WEIGHT_CACHE",
-        "BITNET_GGUF",
-        "BITNET_FLAMEGRAPH_TOOL",
-        "RUNNER_NAME",
-        "GITHUB_STEP_SUMMARY",
-        "BITNET_SKIP_BUILD",
-    )
+    """The variables that are set and tell of a run or its tools, as text: what a receipt tells of the environment."""
+    none = ("NO_COLOR", "XDG_CACHE_HOME", "TRITIUM_CACHE", "TRITIUM_WEIGHT_CACHE", "RUNNER_NAME", "GITHUB_STEP_SUMMARY")
     names = [v.name for v in VARIABLES if v.name not in none]
     return {name: _text(name) for name in names if _text(name)}
 

@@ -68,7 +68,7 @@ def test_historic_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_SEED", "42")
     monkeypatch.setenv("BITNET_GGUF", "/a/model.gguf")
     assert (env.seed(), env.model()) == (42, "/a/model.gguf")
-    assert env.recorded() == {"BITNET_SEED": "42"}
+    assert env.recorded() == {"BITNET_SEED": "42", "BITNET_GGUF": "/a/model.gguf"}
     monkeypatch.setenv("BITNET_SEED", "-1")
     with pytest.raises(ValueError, match="BITNET_SEED: expected an integer of at least 0"):
         env.seed()
