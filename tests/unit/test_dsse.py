@@ -27,7 +27,15 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from tritium.errors import FormatError, UnsupportedError
 from tritium.receipts import ed25519, jcs
 from tritium.receipts.dsse import Envelope, Signature, pae, parse_envelope, sign_payload, signature_fault
-from tritium.receipts.keys import PublicKey, Trust, TrustedKey, parse_public_key, parse_trust, trust_document
+from tritium.receipts.keys import (
+    PublicKey,
+    Trust,
+    TrustedKey,
+    parse_public_key,
+    parse_trust,
+    read_trust,
+    trust_document,
+)
 from tritium.receipts.sign import generate_key, private_key_from_seed, read_private_key, write_key_pair
 from tritium.receipts.statement import (
     RECEIPT_TYPE,
@@ -410,3 +418,13 @@ def _row(**changes: object) -> dict[str, Any]:
 def test_trust_files_that_are_refused(document: object, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         parse_trust(document, "trust")
+
+
+@pytest.mark.parametrize("data", [KEY.public.to_pem().encode(), b'{"keys": [], "keys": [], "version": 1}', b"\xff"])
+def test_a_file_that_is_no_json_is_named_with_what_makes_one(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "run.key.pub"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=r"not a trust file: .*run\.key\.pub: .*tritium keygen --trust"):
+        read_trust(path)
+    path.write_text(json.dumps(trust_document(Trust({}))), encoding="utf-8")
+    assert read_trust(path) == Trust({})

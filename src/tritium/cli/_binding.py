@@ -72,7 +72,9 @@ class Binding:
             )
         if self.trust_path is None:
             raise click.UsageError("a signed receipt is judged by the keys that you trust: give --trust FILE")
-        trust = _read_trust(self.trust_path)
+        from tritium.receipts.keys import read_trust
+
+        trust = read_trust(self.trust_path)
         demands = Demands(self.nonce, self.commit, None if self.max_age is None else timedelta(hours=self.max_age))
         return judge_signed(
             data,
@@ -155,13 +157,6 @@ def _is_signed(data: bytes) -> bool:
         return is_envelope(loads(data))
     except FormatError:
         return False
-
-
-def _read_trust(path: Path) -> Trust:
-    from tritium.receipts.keys import parse_trust
-    from tritium.receipts.strict_json import loads
-
-    return parse_trust(loads(path.read_bytes()), str(path))
 
 
 def _sorted_proofs(paths: tuple[Path, ...]) -> dict[str, str | None]:

@@ -71,11 +71,11 @@ def _rotate(path: Path, key: PublicKey, name: str, roles: frozenset[str], retire
     """The trust file's new text: the key added from now on, the retired one ended now."""
     from dataclasses import replace
 
-    from tritium.receipts.keys import Trust, TrustedKey, parse_trust, trust_document
-    from tritium.receipts.strict_json import loads, text_of
+    from tritium.receipts.keys import Trust, TrustedKey, parse_trust, read_trust, trust_document
+    from tritium.receipts.strict_json import text_of
 
     now = datetime.now(UTC).replace(microsecond=0)
-    keys = dict(parse_trust(loads(path.read_bytes()), str(path)).keys) if path.exists() else {}
+    keys = dict(read_trust(path).keys) if path.exists() else {}
     if retire is not None:
         if retire not in keys:
             raise click.UsageError(f"--retire: {path} has no key {retire}")

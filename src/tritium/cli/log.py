@@ -187,10 +187,11 @@ def prove(
     """
     if (index is not None) + (receipt is not None) + (since is not None) != 1:
         raise click.UsageError("one of --index, --receipt and --since")
+    from tritium.receipts.keys import read_trust
     from tritium.receipts.ledger import open_trusted, prove_consistency, prove_inclusion, read_checkpoint, read_note
     from tritium.receipts.log_proof import encode_consistency, encode_proof
 
-    trust = _read_trust(trust_path)
+    trust = read_trust(trust_path)
     checkpoint = read_checkpoint(folder, trust)
     if since is not None:
         old, _ = open_trusted(read_note(since), trust, str(since))
@@ -232,9 +233,10 @@ def verify(path: Path, trust_path: Path, since: Path | None, max_orphans: int | 
     Of a log, every file is read; announcements that nothing answers are listed. Keep the checkpoint and give it to
     --since the next time: a log that was cut or forked in between is found out.
     """
+    from tritium.receipts.keys import read_trust
     from tritium.receipts.ledger import open_trusted, read_note
 
-    trust = _read_trust(trust_path)
+    trust = read_trust(trust_path)
     old = open_trusted(read_note(since), trust, str(since))[0] if since is not None else None
     if path.is_dir():
         _verify_folder(path, trust, old, max_orphans, as_json)
@@ -329,13 +331,6 @@ def _verify_proof(path: Path, trust: Trust, old: Checkpoint | None, as_json: boo
         print_json(facts)
     else:
         click.echo(line)
-
-
-def _read_trust(path: Path) -> Trust:
-    from tritium.receipts.keys import parse_trust
-    from tritium.receipts.strict_json import loads
-
-    return parse_trust(loads(path.read_bytes()), str(path))
 
 
 def _emit(proof: str, output: Path | None, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from tritium.errors import FormatError
 from tritium.gates import judge, judge_signed, worst
 from tritium.receipts.dsse import is_envelope
 from tritium.receipts.files import read_document
-from tritium.receipts.keys import Trust, parse_trust
+from tritium.receipts.keys import Trust, read_trust
 from tritium.receipts.strict_json import loads
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     try:
-        trust = None if options.trust is None else parse_trust(loads(read_document(options.trust)), str(options.trust))
+        trust = None if options.trust is None else read_trust(options.trust)
     except (OSError, FormatError) as error:
         print(f"{options.trust}: {error}", file=sys.stderr)
         return 3 if isinstance(error, OSError) else error.exit_code

@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tritium.errors import FormatError
-from tritium.receipts import ed25519
+from tritium.receipts import ed25519, strict_json
+from tritium.receipts.files import read_document
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 """DER of a SubjectPublicKeyInfo for Ed25519 up to the 32 bytes of the key. Source: RFC 8410, section 4."""
@@ -139,6 +141,16 @@ def trust_document(trust: Trust) -> dict[str, object]:
                 row[field] = format_time(moment)
         rows.append(row)
     return {"keys": rows, "version": 1}
+
+
+def read_trust(path: Path) -> Trust:
+    """The keys of a trust file. Errors: FormatError as of ``parse_trust``, or for text that is not strict JSON; OSError."""
+    try:
+        document = strict_json.loads(read_document(path))
+    except FormatError as error:
+        hint = "tritium keygen --trust writes one"
+        raise FormatError("not a trust file", where=str(path), expected="JSON", got=str(error), hint=hint) from None
+    return parse_trust(document, str(path))
 
 
 def parse_trust(document: object, where: str) -> Trust:
