@@ -9,15 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import matrix
 import native_builds
-from covering import Row, pairs
+from covering import Row, covering_rows, pairs
 from tiny_models import write_tiny
 from tritium.backends.cpu import build_info, isas
 from tritium.bench.synthetic import SHAPES, Recipe, make_model
@@ -98,22 +96,21 @@ def test_all_combinations_give_the_same_bits(tmp_path: Path) -> None:
     check(rows, compute(rows, small_models(tmp_path), matrix.SMALL))
 
 
-def check_wide(path: Path, n_layers: int, choose: Callable[..., list[Row]]) -> None:
-    """The shape of BitNet b1.58 2B4T with random weights and the embedded model's vocabulary."""
-    with open_gguf(DEMO) as vocabulary:
-        make_model(Recipe(replace(SHAPES["2b4t"], n_layers=n_layers), plain=True), vocabulary, path)
-    rows = choose(("2b4t",), ISAS, COMPILERS)
-    check(rows, compute(rows, {"2b4t": path}, matrix.LARGE))
-
-
-@pytest.mark.nightly
-def test_all_combinations_give_the_same_bits_at_full_width(tmp_path: Path) -> None:
-    check_wide(tmp_path / "wide.gguf", 2, matrix.rows)
-
-
 @pytest.mark.nightly
 def test_every_pair_gives_the_same_bits_at_full_width_and_depth(tmp_path: Path) -> None:
-    check_wide(tmp_path / "deep.gguf", SHAPES["2b4t"].n_layers, matrix.pairwise)
+    """The shape of BitNet b1.58 2B4T with random weights and the embedded model's vocabulary.
+
+    The reference reads all weights with every pass, ten minutes of passes where it is given a token at a time: here it only says
+    what is right, from as few passes as can be. How it cuts its own work the small models try.
+    """
+    path = tmp_path / "deep.gguf"
+    with open_gguf(DEMO) as vocabulary:
+        make_model(Recipe(SHAPES["2b4t"], plain=True), vocabulary, path)
+    everything = matrix.rows(("2b4t",), ISAS, COMPILERS)
+    rows = covering_rows(
+        [row for row in everything if row["isa"] != "reference" or (row["chunk"], row["batch"]) == (None, 8)]
+    )
+    check(rows, compute(rows, {"2b4t": path}, matrix.LARGE))
 
 
 @pytest.mark.nightly
