@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import os
 from collections.abc import Callable
@@ -89,6 +90,26 @@ def test_made_once_then_mapped(folder: Path) -> None:
     assert n_packed == 0
     assert stored(folder) == (1, the_file(folder).stat().st_size)
     assert the_file(folder).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_is_written_in_whole_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the file system would keep it in pages of other sizes."""
+    sizes: list[int] = []
+
+    class Counting(io.FileIO):
+        def write(self, data: Any) -> int:
+            sizes.append(len(data))
+            return super().write(data)
+
+    monkeypatch.setattr(packed, "PIECE_BYTES", 64)
+    parts = [(16, np.arange(1, 101, dtype=np.uint8)), (130, np.full(62, 7, np.uint8)), (320, np.full(3, 9, np.uint8))]
+    with Counting(tmp_path / "pieces", "w") as file:
+        packed._write(file, 336, iter(parts))
+    expected = np.zeros(336, np.uint8)
+    for place, data in parts:
+        expected[place : place + len(data)] = data
+    assert (tmp_path / "pieces").read_bytes() == expected.tobytes()
+    assert sizes == [64] * 5 + [16]
 
 
 def test_another_model_or_version_has_a_file_of_its_own(folder: Path) -> None:

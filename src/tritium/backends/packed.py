@@ -2,7 +2,9 @@
 
 A file holds a model's residents of one layout: 8 bytes of magic; the SHA-256 of what it is for (the model's tensor root, layout
 and version, tensors, shapes and places); the SHA-256 of each chunk of the data; an HMAC-SHA256 of all that; then, from a
-multiple of 4096 on, the data, each resident at a multiple of 4096.
+multiple of 4096 on, the data, each resident at a multiple of 4096. It is written in pieces as large as a huge page, each at a
+multiple of its size: a file system that can then keeps it in huge pages, and reading weights by rows or by streams is not held up
+by looking for small ones.
 
 Nothing in a file is trusted. Its size, its identity, the HMAC and every chunk, read through the very mapping that the kernels
 will read, must be right, else it is made again. The key of the HMAC is a secret beside the files that only the user can read: a
@@ -15,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import io
 import json
 import mmap
 import os
@@ -22,7 +25,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,8 @@ KEY_NAME = "key"
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 24
 ALIGNMENT = 4096
+PIECE_BYTES = 2 << 20
+"""A huge page of x86-64, and of Arm with small pages of 4 KiB."""
 LEAST_BYTES = 64 << 20
 """Below this packing again takes less time than a file is worth."""
 LIMIT_BYTES = 16 << 30
@@ -110,7 +115,7 @@ class PackedStore:
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode) or facts.st_size != start + end:
                 return None
-            mapping = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+            mapping = _map(file)
             data = np.frombuffer(mapping, np.uint8, end, start)
             # The small part first: a file for something else, or another user's, is not worth reading.
             head = mapping[:start]
@@ -136,13 +141,9 @@ class PackedStore:
         _make_room(self.folder, path, start + end)
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=SUFFIX, dir=self.folder)
         try:
-            with os.fdopen(handle, "w+b") as file:
-                file.truncate(start + end)
-                for resident, place in parts:
-                    file.seek(start + place)
-                    file.write(pack(resident).data)
-                file.flush()
-                mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8, end, start)
+            with os.fdopen(handle, "w+b", buffering=0) as file:
+                _write(file, start + end, ((start + place, pack(resident)) for resident, place in parts))
+                mapped = np.frombuffer(_map(file.fileno()), np.uint8, end, start)
                 data: Bytes | None = mapped
                 signed = MAGIC + identity + b"".join(self._digests(mapped))
                 file.seek(0)
@@ -168,6 +169,38 @@ class PackedStore:
 
 def _padded(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def _map(file: int) -> mmap.mmap:
+    """A file, to read, in huge pages where the system has them for files."""
+    mapping = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system may be built without
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return mapping
+
+
+def _write(file: io.FileIO, n_bytes: int, parts: Iterable[tuple[int, Bytes]]) -> None:
+    """Write a file of parts in ascending order of their places, zeros between them, a piece at a time. Errors: OSError."""
+    piece, begin = np.zeros(PIECE_BYTES, np.uint8), 0
+
+    def put(end: int) -> None:
+        left = piece[: end - begin].data
+        while left:
+            left = left[file.write(left) :]
+        piece[:] = 0
+
+    for place, data in parts:
+        done = 0
+        while done < len(data):
+            while place + done >= begin + PIECE_BYTES:
+                put(begin + PIECE_BYTES)
+                begin += PIECE_BYTES
+            at = place + done - begin
+            n = min(len(data) - done, PIECE_BYTES - at)
+            piece[at : at + n] = data[done : done + n]
+            done += n
+    put(n_bytes)
 
 
 def _seal(key: bytes, signed: bytes) -> bytes:
