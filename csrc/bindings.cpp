@@ -45,7 +45,9 @@ Dialect parse_dialect(const std::string& name) {
   if (name == "128") return Dialect::blocks128;
   if (name == "64") return Dialect::blocks64;
   if (name == "4row") return Dialect::rows4;
-  throw std::invalid_argument("dialect: expected 128, 64 or 4row, got " + name);
+  if (name == "tq1_0") return Dialect::tq1_0;
+  if (name == "tq2_0") return Dialect::tq2_0;
+  throw std::invalid_argument("dialect: expected 128, 64, 4row, tq1_0 or tq2_0, got " + name);
 }
 
 View<uint8_t, 1> pack(const std::vector<PackPart>& parts, int n_threads, const std::string& layout) {
@@ -121,14 +123,15 @@ View<uint8_t, 1> copy_to_huge_pages(const Bytes& data) {
   return as_array(std::move(copy));
 }
 
-View<uint8_t, 1> pack_i2s_columns(const Bytes& data, int64_t rows, int64_t cols, float scale, const std::string& dialect, int n_threads) {
+template <Pages (*kPack)(const PackPart&, int)>
+View<uint8_t, 1> pack_one(const Bytes& data, int64_t rows, int64_t cols, float scale, const std::string& dialect, int n_threads) {
   const PackPart part{{data.data(), data.size()}, rows, cols, scale, parse_dialect(dialect)};
-  Pages columns;
+  Pages packed;
   {
     const nb::gil_scoped_release unlocked;
-    columns = pack_columns(part, n_threads);
+    packed = kPack(part, n_threads);
   }
-  return as_array(std::move(columns));
+  return as_array(std::move(packed));
 }
 
 std::vector<std::string> isas() {
@@ -198,13 +201,16 @@ NB_MODULE(_native, m) {
   m.def("kernels", &kernels, "(id, op, layout, isa, t_min, t_max) of every kernel that runs here; t_max 0 is unbounded.");
   m.def("build_info", &build_info, "(compiler, flags, architecture) of this build.");
   m.def("pack_i2s", &pack_i2s, "parts"_a, "n_threads"_a = 1, "layout"_a = "i2s",
-        "Repack I2_S tensors into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
-        "parts: (file bytes with the 32 of tail, rows, cols, scale, dialect \"128\", \"64\" or \"4row\"), all of one width.\n"
+        "Repack ternary tensors into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
+        "parts: (file bytes, rows, cols, scale, dialect), all of one width. Dialects: I2_S's \"128\", \"64\" and \"4row\", with the\n"
+        "32 bytes of tail, \"tq1_0\" and \"tq2_0\".\n"
         "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");
   m.def("copy_to_huge_pages", &copy_to_huge_pages, "data"_a,
         "A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.");
-  m.def("pack_i2s_columns", &pack_i2s_columns, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
-        "Repack an I2_S tensor into columns. Errors: as pack_i2s.");
+  m.def("pack_i2s_rows", &pack_one<pack_rows>, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
+        "Repack a ternary tensor into I2_S in blocks of 128. Errors: as pack_i2s.");
+  m.def("pack_i2s_columns", &pack_one<pack_columns>, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
+        "Repack a ternary tensor into columns. Errors: as pack_i2s.");
   m.def("pack_trits", &pack_trits, "parts"_a, "n_threads"_a = 1, "layout"_a = "i2s",
         "Pack trits into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
         "parts: (trits (rows, cols) i8 in {-1, 0, 1}, scale), all of one width. Errors: CodeError for another value.");

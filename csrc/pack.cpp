@@ -21,7 +21,24 @@ constexpr uint32_t kZeroCodes = 0x55555555;  // sixteen codes 1
 constexpr int64_t kMostCodesMore = 2 * 128;  // the blocks at both ends belong to other rows too
 constexpr int64_t kMaxDimension = int64_t{1} << 28;
 
-int64_t block_weights(Dialect dialect) { return dialect == Dialect::blocks128 ? 128 : dialect == Dialect::blocks64 ? 64 : 4; }
+// Weights of a block of a file, bytes of their codes, and all its bytes.
+struct Block {
+  int64_t weights, code_bytes, bytes;
+};
+
+Block block_of(Dialect dialect) {
+  switch (dialect) {
+    case Dialect::blocks128: return {128, 32, 32};
+    case Dialect::blocks64: return {64, 16, 16};
+    case Dialect::rows4: return {4, 1, 1};
+    case Dialect::tq1_0: return {256, 52, 54};
+    case Dialect::tq2_0: return {256, 64, 66};
+    case Dialect::trits: break;
+  }
+  return {1, 1, 1};
+}
+
+bool has_own_scales(Dialect dialect) { return dialect == Dialect::tq1_0 || dialect == Dialect::tq2_0; }
 
 [[noreturn]] void fail(size_t part, const std::string& what) {
   throw std::invalid_argument("part " + std::to_string(part) + ": " + what);
@@ -30,13 +47,14 @@ int64_t block_weights(Dialect dialect) { return dialect == Dialect::blocks128 ? 
 void check_part(const PackPart& p, size_t index, int64_t cols) {
   if (p.rows < 1 || p.cols < 1 || p.rows > kMaxDimension || p.cols > kMaxDimension) fail(index, "rows or columns out of range");
   if (p.cols != cols) fail(index, "expected " + std::to_string(cols) + " columns, got " + std::to_string(p.cols));
+  const Block block = block_of(p.dialect);
   const int64_t count = p.rows * p.cols;
-  int64_t expected = count;
-  if (p.dialect != Dialect::trits) {
-    if (count % block_weights(p.dialect) != 0) fail(index, "the number of weights is not a multiple of a block");
-    if (p.dialect == Dialect::rows4 && p.rows % 4 != 0) fail(index, "rows: expected a multiple of 4");
-    expected = count / 4 + kTailBytes;
+  if ((has_own_scales(p.dialect) ? p.cols : count) % block.weights != 0) {
+    fail(index, "the number of weights is not a multiple of a block");
   }
+  if (p.dialect == Dialect::rows4 && p.rows % 4 != 0) fail(index, "rows: expected a multiple of 4");
+  const bool has_tail = p.dialect != Dialect::trits && !has_own_scales(p.dialect);
+  const int64_t expected = count / block.weights * block.bytes + (has_tail ? kTailBytes : 0);
   if (static_cast<int64_t>(p.data.size()) != expected) {
     fail(index, "expected " + std::to_string(expected) + " bytes, got " + std::to_string(p.data.size()));
   }
@@ -88,11 +106,52 @@ const uint8_t* unpack_flat(const PackPart& part, int64_t row, uint8_t* codes) {
   return codes + (first - start * kWeights);
 }
 
+// Two flat blocks of four runs of 32, the first run in the lowest bit pair.
+void unpack_tq2_0(const uint8_t* in, uint8_t* codes) {
+  for (int half = 0; half < 2; ++half) {
+    for (int run = 0; run < 4; ++run) {
+      for (int p = 0; p < 32; p += 8) {
+        store64(codes + 128 * half + 32 * run + p, (load64(in + 32 * half + p) >> 2 * run) & kPairs);
+      }
+    }
+  }
+}
+
+// Eight bytes, fractions of 256 in base 3, to their first `digits` digits, `run` bytes apart: each the carry of three times what is
+// left, at most 765.
+void unpack_digits(uint64_t bytes, int digits, int64_t run, uint8_t* codes) {
+  constexpr uint64_t kEven = 0x00ff00ff00ff00ff;
+  uint64_t even = bytes & kEven, odd = (bytes >> 8) & kEven;
+  for (int digit = 0; digit < digits; ++digit, codes += run) {
+    even *= 3;
+    odd *= 3;
+    store64(codes, ((even >> 8) & kEven) | (odd & ~kEven));
+    even &= kEven;
+    odd &= kEven;
+  }
+}
+
+// 32 bytes of five digits, 16 of five, 4 of four: words that are written too far are written again, the last over the row's end.
+void unpack_tq1_0(const uint8_t* in, uint8_t* codes) {
+  for (int p = 0; p < 32; p += 8) unpack_digits(load64(in + p), 5, 32, codes + p);
+  for (int p = 0; p < 16; p += 8) unpack_digits(load64(in + 32 + p), 5, 16, codes + 160 + p);
+  uint32_t last;
+  std::memcpy(&last, in + 48, sizeof last);
+  unpack_digits(last, 4, 4, codes + 240);
+}
+
 // One row's codes, a byte each, somewhere in `codes`, which holds kMostCodesMore more than a row.
 const uint8_t* row_codes(const PackPart& part, int64_t row, uint8_t* codes) {
   if (part.dialect == Dialect::blocks128) return unpack_flat<32>(part, row, codes);
   if (part.dialect == Dialect::blocks64) return unpack_flat<16>(part, row, codes);
-  if (part.dialect == Dialect::rows4) {
+  if (has_own_scales(part.dialect)) {
+    const Block block = block_of(part.dialect);
+    const int64_t n_blocks = part.cols / block.weights;
+    const uint8_t* in = part.data.data() + row * n_blocks * block.bytes;
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      (part.dialect == Dialect::tq1_0 ? unpack_tq1_0 : unpack_tq2_0)(in + b * block.bytes, codes + b * block.weights);
+    }
+  } else if (part.dialect == Dialect::rows4) {
     const uint8_t* in = part.data.data() + row / 4 * part.cols;
     const int shift = 6 - 2 * static_cast<int>(row % 4);
     // A row's bytes are followed by more rows or by the tail, so whole words can be read.
@@ -125,15 +184,14 @@ bool pack_codes(const uint8_t* codes, int64_t cols, uint8_t* out) {
 
 // The lowest byte of the panel's rows that holds something else than codes 0, 1, 2. Flat blocks may begin before the first row.
 int64_t find_bad_byte(const PackPart& part, int64_t first_row, int64_t n_rows) {
-  int64_t begin = first_row * part.cols, end = (first_row + n_rows) * part.cols;
-  if (part.dialect != Dialect::trits) {
-    const int64_t weights = block_weights(part.dialect);
-    begin = begin / weights * (weights / 4);
-    end = (end + weights - 1) / weights * (weights / 4);
-  }
-  for (int64_t i = begin; i < end; ++i) {
-    const uint8_t x = part.data[static_cast<size_t>(i)];
-    if (part.dialect == Dialect::trits ? static_cast<uint8_t>(x + 1) > 2 : (x & (x >> 1) & 0x55) != 0) return i;
+  const Block block = block_of(part.dialect);
+  const int64_t begin = first_row * part.cols / block.weights;
+  const int64_t end = ((first_row + n_rows) * part.cols + block.weights - 1) / block.weights;
+  for (int64_t b = begin; b < end; ++b) {
+    for (int64_t i = b * block.bytes; i < b * block.bytes + block.code_bytes; ++i) {
+      const uint8_t x = part.data[static_cast<size_t>(i)];
+      if (part.dialect == Dialect::trits ? static_cast<uint8_t>(x + 1) > 2 : (x & (x >> 1) & 0x55) != 0) return i;
+    }
   }
   return -1;
 }
@@ -189,6 +247,21 @@ bool pack_column_block(const PackPart& part, int64_t block, int64_t column_bytes
     for (int64_t p = 0; p < kBlockBytes; ++p) out[c * column_bytes + block * kBlockBytes + p] = bytes[p * cols + c];
   }
   return good;
+}
+
+// A row of codes to blocks of 128, the first of their four runs in the highest bit pair. False if one is not 0, 1 or 2.
+bool pack_row(const uint8_t* codes, int64_t cols, uint8_t* out) {
+  uint64_t bad = 0;
+  for (int64_t k = 0; k < cols; k += 128, out += 32) {
+    for (int p = 0; p < 32; p += 8) {
+      const uint64_t a = load64(codes + k + p), b = load64(codes + k + 32 + p);
+      const uint64_t c = load64(codes + k + 64 + p), d = load64(codes + k + 96 + p);
+      const uint64_t packed = a << 6 | b << 4 | c << 2 | d;
+      bad |= ((a | b | c | d) & ~kPairs) | (packed & (packed >> 1) & 0x5555555555555555);
+      store64(out + p, packed);
+    }
+  }
+  return bad == 0;
 }
 
 // Four codes of a byte as one number of base 3.
@@ -264,6 +337,29 @@ Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_vi
   const auto first = *std::min_element(bad.begin(), bad.end());
   if (first != none) throw CodeError(first.first, first.second);
   return panels;
+}
+
+Pages pack_rows(const PackPart& part, int n_threads) {
+  check_part(part, 0, part.cols);
+  if (part.cols % 128 != 0) fail(0, "columns: expected a multiple of 128, got " + std::to_string(part.cols));
+  const int64_t row_bytes = part.cols / 4;
+  Pages rows(resident_bytes("i2_s", part.rows, part.cols), PageSize::huge);
+  ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(part.rows / 64, 1, n_threads)) : n_threads);
+  const auto width = static_cast<size_t>(part.cols + kMostCodesMore);
+  std::vector<std::vector<uint8_t>> space(static_cast<size_t>(pool.size()), std::vector<uint8_t>(width));
+  std::vector<int64_t> bad(static_cast<size_t>(pool.size()), part.rows);
+  pool.run({part.rows, 16}, [&](int worker, int64_t begin, int64_t end) {
+    const auto me = static_cast<size_t>(worker);
+    for (int64_t r = begin; r < end; ++r) {
+      const uint8_t* codes = row_codes(part, r, space[me].data());
+      if (!pack_row(codes, part.cols, rows.data() + r * row_bytes)) bad[me] = std::min(bad[me], r);
+    }
+  });
+  const int64_t first = *std::min_element(bad.begin(), bad.end());
+  if (first < part.rows) throw CodeError(0, find_bad_byte(part, first, 1));
+  std::memset(rows.data() + part.rows * row_bytes, 0, kTailBytes);
+  std::memcpy(rows.data() + part.rows * row_bytes, &part.scale, sizeof part.scale);
+  return rows;
 }
 
 Pages pack_columns(const PackPart& part, int n_threads) {

@@ -11,10 +11,11 @@
 
 namespace tritium {
 
-// The orders of I2_S codes in a file: blocks of 128 or 64 weights over the flat tensor, or four rows a byte.
-enum class Dialect { blocks128, blocks64, rows4, trits };
+// The orders of I2_S codes in a file, blocks of 128 or 64 weights over the flat tensor, or four rows a byte; ggml's blocks of 256.
+enum class Dialect { blocks128, blocks64, rows4, tq1_0, tq2_0, trits };
 
-// `data` holds the codes and I2_S's 32 bytes of tail, or for Dialect::trits one int8 in {-1, 0, 1} a weight.
+// `data` holds the codes and I2_S's 32 bytes of tail, or whole blocks of TQ1_0 or TQ2_0, whose own scales `scale` stands for, or for
+// Dialect::trits one int8 in {-1, 0, 1} a weight.
 struct PackPart {
   std::span<const uint8_t> data;
   int64_t rows;
@@ -40,6 +41,9 @@ Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_vi
 
 // A panel of layout tq1 from one of i2s of so many columns.
 void pack_trit_panel(const uint8_t* codes, int64_t cols, uint8_t* out);
+
+// The i2_s layout of one tensor (kernel.h), which has a multiple of 128 columns. Throws as pack_panels.
+Pages pack_rows(const PackPart& part, int n_threads);
 
 // The i2s_columns layout of one tensor (kernel.h). Throws as pack_panels.
 Pages pack_columns(const PackPart& part, int n_threads);

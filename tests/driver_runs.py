@@ -109,7 +109,7 @@ def check_golden_bits(driver: Command, name: str, isa: str, folder: Path) -> Non
     threads, chunk, mix = CUTS[(MODELS.index(name) + len(isa)) % len(CUTS)]
     path = DEMO if name == "demo" else write_tiny(folder / "model.gguf", name)
     with open_gguf(path) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plan = make_plan(graph, CpuBackend((isa,)), max_tokens=300, max_outputs=300)
         sequences = token_sequences(graph.config.vocab_size, LENGTHS)
         recorder = Recorder(plan)

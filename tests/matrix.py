@@ -84,7 +84,7 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
     if not is_reference:
         os.environ["TRITIUM_ISA"] = str(row["isa"])
     with open_gguf(path) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plan = make_plan(
             graph, backends.find("reference" if is_reference else "cpu"), max_tokens=300, max_outputs=300, max_context=320,
             head_screen="on" if row["screen"] else "off", ffn_sparsity="on" if row["sparse"] else "off",

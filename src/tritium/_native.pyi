@@ -33,9 +33,10 @@ def build_info() -> tuple[str, str, str]:
 
 def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], int, int, float, str]], n_threads: int = 1, layout: str = 'i2s') -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
-    Repack I2_S tensors into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows.
+    Repack ternary tensors into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows.
 
-    parts: (file bytes with the 32 of tail, rows, cols, scale, dialect "128", "64" or "4row"), all of one width.
+    parts: (file bytes, rows, cols, scale, dialect), all of one width. Dialects: I2_S's "128", "64" and "4row", with the
+    32 bytes of tail, "tq1_0" and "tq2_0".
     Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
     """
 
@@ -44,8 +45,13 @@ def copy_to_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,),
     A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.
     """
 
+def pack_i2s_rows(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
+    """
+    Repack a ternary tensor into I2_S in blocks of 128. Errors: as pack_i2s.
+    """
+
 def pack_i2s_columns(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
-    """Repack an I2_S tensor into columns. Errors: as pack_i2s."""
+    """Repack a ternary tensor into columns. Errors: as pack_i2s."""
 
 def pack_trits(parts: Sequence[tuple[Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], float]], n_threads: int = 1, layout: str = 'i2s') -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """

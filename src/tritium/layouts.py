@@ -274,7 +274,7 @@ class Layout:
             rows, columns = shape
             grouped = out.reshape(rows // self.interleaved_rows, columns, self.interleaved_rows)
             out = np.ascontiguousarray(grouped.transpose(0, 2, 1))
-        return out.reshape(shape), self._scales(data, shape)
+        return out.reshape(shape), self.scales(data, shape)
 
     def pack_trits(self, trits: Trits, scales: Floats) -> Bytes:
         """Encode trits (…shape) i8 with scales f32, (1,) or one a group in row-major order, to (nbytes,) u8.
@@ -305,7 +305,7 @@ class Layout:
             out[size - self.tail_bytes : size - self.tail_bytes + 4] = scales.view(np.uint8)
         return out
 
-    def _scales(self, data: Bytes, shape: tuple[int, ...]) -> Floats:
+    def scales(self, data: Bytes, shape: tuple[int, ...]) -> Floats:
         """The stored scales as f32: of a ternary layout as ``trits`` returns them, else one a block."""
         if self.tail_bytes:
             start = len(data) - self.tail_bytes
@@ -313,6 +313,28 @@ class Layout:
         blocks = self._blocks(data, shape)
         scales = blocks[:, self.scale_at : self.scale_at + 2].copy().view("<f2").astype(np.float32)
         return scales.reshape(*shape[:-1], -1)
+
+    def scale(self, data: Bytes, shape: tuple[int, ...], *, where: str = "data", offset: int = 0) -> np.float32 | None:
+        """The scale that all weights of a ternary tensor share, or None where its groups have different ones.
+
+        A group of zeros whose scale is 0 has any scale: quantizers that take a group's maximum leave it so. f32 ().
+        Errors: ShapeError for a wrong size or a float layout; FormatError for a scale that is not finite, as ``check``.
+        """
+        if not self.is_ternary:
+            raise ShapeError("the scale of a layout that is not ternary", got=self.name)
+        self._check_scales(data, shape, where, offset)
+        scales = self.scales(data, shape).reshape(-1)
+        if (scales == scales[0]).all():
+            return np.float32(scales[0])
+        counts = scales != 0
+        scale = scales[counts.argmax()]
+        if (scales[counts] != scale).any():
+            return None
+        codes = self._blocks(data, shape)[~counts, : self.block_bytes - 2]
+        is_zero = all(
+            (self.decode(codes[part]) == 1).all() for part in _chunks(len(codes), _CHUNK_WEIGHTS // self.block)
+        )
+        return np.float32(scale) if is_zero else None
 
     def check(self, data: Bytes, shape: tuple[int, ...], *, where: str = "data", offset: int = 0) -> None:
         """Refuse what cannot be a weight: code 3, NaN or Inf as value or scale. Scales ≤ 0 are exact: accepted.
@@ -329,7 +351,10 @@ class Layout:
                 block, byte = position
                 at = offset + block * self.block_bytes + byte
                 raise FormatError("invalid ternary code", where=f"{where}, byte {at}", expected="0, 1 or 2", got=3)
-        bad = np.flatnonzero(~np.isfinite(self._scales(data, shape).reshape(-1)))
+        self._check_scales(data, shape, where, offset)
+
+    def _check_scales(self, data: Bytes, shape: tuple[int, ...], where: str, offset: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.scales(data, shape).reshape(-1)))
         if bad.size:
             start = len(data) - self.tail_bytes if self.tail_bytes else int(bad[0]) * self.block_bytes
             at = offset + start + self.scale_at

@@ -156,7 +156,7 @@ def _sparse(nodes: list[Fused], graph: Graph, backend: Backend, ffn_sparsity: st
             not is_alone
             or makers[gate] > makers[up]
             or "quantize" not in behind.op
-            or any(end.op != "linear" for end in ends)
+            or any(end.op != "linear" or end.attrs["group"] for end in ends)
         ):
             continue
         for end, by_columns in zip(ends, (False, True), strict=True):

@@ -32,7 +32,7 @@ SHORT = {
 @pytest.fixture(scope="module")
 def walk() -> Iterator[Walk]:
     file = open_gguf(resolve_model(DEMO))
-    yield Walk(build_graph(file.metadata, file.tensors), file)
+    yield Walk(build_graph(file), file)
     file.close()
 
 
@@ -156,7 +156,7 @@ def test_the_margin_holds_for_other_shapes(tmp_path: Path, name: str) -> None:
     margin = margin_of(read_policy().get("replay", "noise"))
     with load(path) as model, open_gguf(path) as file:
         logits = model.logits(ids.tolist())
-        walk = Walk(build_graph(file.metadata, file.tensors), file)
+        walk = Walk(build_graph(file), file)
         foreign = [walk.forward(ids, v)["logits"] for v in (Variation(scaling="f16"), Variation(cache="f32"))]
     for other in foreign:
         assert gaps_of(logits, other.argmax(axis=1)).max() < margin / 2

@@ -31,7 +31,7 @@ def fuzz(data: bytes) -> None:
             with contextlib.suppress(FormatError, UnsupportedError):
                 Tokenizer.from_gguf(file)
             with contextlib.suppress(FormatError, UnsupportedError):
-                build_graph(file.metadata, file.tensors)
+                build_graph(file)
     except (FormatError, UnsupportedError) as error:
         if PATH not in str(error):
             raise AssertionError("the error does not name the file") from error

@@ -70,7 +70,7 @@ def programs(folder: Path, models: Path) -> None:
     """Two steps of whole models, and one step of every kernel that runs here."""
     for name in ("relu2_mha_tied", "llama_mha_tied_f32"):
         with open_gguf(write_tiny(models / name, name)) as file:
-            graph = build_graph(file.metadata, file.tensors)
+            graph = build_graph(file)
             plan = make_plan(graph, backends.find("cpu"), max_tokens=4, max_outputs=2, max_context=70)
         one = arguments(4, (1, 2, 3), (0, 1, 64), (0, 0, 1), ((0, 1), (2, 3)), (1, 2), 2, True)
         (folder / f"model_{name}").write_bytes(encode_plan(plan, OPS) + one + one[5:])

@@ -58,7 +58,7 @@ def test_every_instruction_set_gives_the_golden_bits(driver: Command, name: str,
 def test_baseline_code_and_candidates_agree_with_this_machine(driver: Command, tmp_path: Path) -> None:
     """One bundle, planned for this machine, on another's kernels: same candidates, same work counted."""
     with open_gguf(write_tiny(tmp_path / "model.gguf", "relu2_gqa_tied_chat")) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plan = make_plan(graph, CpuBackend(), max_tokens=64)
         tokens = token_sequences(graph.config.vocab_size, (50,))[0]
         batches = [

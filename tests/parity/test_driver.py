@@ -35,7 +35,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     """A plan for scalar code, and its bundle."""
     folder = tmp_path_factory.mktemp("driver")
     with open_gguf(write_tiny(folder / "model.gguf", MODEL)) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plan = make_plan(graph, CpuBackend(("scalar",)), max_tokens=300, max_outputs=300)
         recorder = Recorder(plan)
         forward(recorder, token_sequences(plan.vocab_size, LENGTHS), None)  # type: ignore[arg-type]
@@ -94,9 +94,7 @@ def test_a_plan_for_another_machine_is_refused(driver: Command, tmp_path: Path) 
     here = {isa for isa, status in instruction_sets(driver).items() if status == "ok"}
     foreign = next(isa for isa in ("neon", "avx2") if isa not in here)
     with open_gguf(write_tiny(tmp_path / "model.gguf", MODEL)) as file:
-        plan = make_plan(
-            build_graph(file.metadata, file.tensors), CpuBackend((foreign,)), max_tokens=300, max_outputs=300
-        )
+        plan = make_plan(build_graph(file), CpuBackend((foreign,)), max_tokens=300, max_outputs=300)
         recorder = Recorder(plan)
         forward(recorder, token_sequences(plan.vocab_size, (3,)), None)  # type: ignore[arg-type]
         bundle = dump(plan, file, recorder.batches, tmp_path / "model.bundle")

@@ -74,7 +74,7 @@ def test_rows_that_do_not_fill_blocks_are_refused(tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", "relu2_mha_tied")) as file:
         from tritium.models import build_graph
 
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         with pytest.raises(UnsupportedError, match=r"TQ2_0 holds rows of 256s: .*--variant f16"):
             open_peer("llama-cpp", graph, file)
 
@@ -83,6 +83,6 @@ def test_an_untied_bitnet_is_refused(tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", "relu2_gqa_untied_bf16")) as file:
         from tritium.models import build_graph
 
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         with pytest.raises(UnsupportedError, match="output head tied"):
             open_peer("llama-cpp", graph, file, variant="f16")

@@ -47,7 +47,7 @@ def run(
 ) -> tuple[str, str]:
     """(graph hash, hash of the logits of all tokens)."""
     with open_gguf(path) as file:
-        graph = with_cache(build_graph(file.metadata, file.tensors), kv)
+        graph = with_cache(build_graph(file), kv)
         plan = make_plan(graph, backends.find(backend), max_tokens=300, max_outputs=300)
         sequences = token_sequences(graph.config.vocab_size, lengths)
         blocks = len(lengths) * -(-max(lengths) // plan.kv_block)

@@ -53,7 +53,7 @@ CACHE = Difference("cache", "float32", Variation(cache="f32"))
 
 def validate(path: Path, rules: Variation, declared: tuple[Difference, ...], n: int = 24, **options: float) -> Report:
     with open_gguf(path) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         ids = token_sequences(graph.config.vocab_size, (n,))[0]
         ours = Walk(graph, file).forward(ids)["logits"]
         peer = OtherRules(graph, file, rules, declared)
@@ -68,7 +68,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", list(TINY))
 def test_a_walk_has_the_bits_of_the_reference_back_end(name: str, tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", name)) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         ids = token_sequences(graph.config.vocab_size, (17,))
         plan = make_plan(graph, backends.find("reference"), max_tokens=64, max_outputs=64)
         with Executor(plan, file, kv_blocks=1) as executor:
@@ -144,7 +144,7 @@ def test_an_undeclared_difference_that_moves_no_code_fails_the_layer(tiny: Path)
             return made
 
     with open_gguf(tiny) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         ids = token_sequences(graph.config.vocab_size, (24,))[0]
         ours = Walk(graph, file).forward(ids)["logits"]
         report = cross_validate(ours, graph, file, LateError(graph, file, PROFILE, ()), ids.tolist())
@@ -159,7 +159,7 @@ def test_an_inverse_that_is_rounded_once_more_moves_few_codes(tiny: Path) -> Non
     x = np.random.default_rng(5).normal(0, 1, (4096, 512)).astype(np.float32)
     node = Node("quantize", ("x",), ("q", "scale"), (), {"act_bits": 8})
     with open_gguf(tiny) as file:
-        walk = Walk(build_graph(file.metadata, file.tensors), file)
+        walk = Walk(build_graph(file), file)
         one, two = (walk.run([node], {"x": x}, rule) for rule in (PROFILE, Variation(scaling="reciprocal")))
     count = moves(one["q"], two["q"])
     assert 0 < count.by_one < 1e-4 * x.size
@@ -219,6 +219,6 @@ def test_a_peer_that_is_not_there_is_named_with_its_extra(tiny: Path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "llama_cpp", None)
     monkeypatch.delitem(__import__("sys").modules, "tritium.bench.peer_llama_cpp", raising=False)
     with open_gguf(tiny) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         with pytest.raises(UnsupportedError, match=r"pip install 'tritium\[crossval-llama\]'"):
             open_peer("llama-cpp", graph, file)

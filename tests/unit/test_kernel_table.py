@@ -51,7 +51,7 @@ def test_a_package_without_the_table_is_told(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize("name", TINY)
 def test_plans_for_other_machines_differ_in_kernels_only(name: str, tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "model.gguf", name)) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plans = {isa: make_plan(graph, CpuBackend((isa,))) for isa in ("scalar", "neon", "neondot", "neoni8mm")}
     for isa, plan in plans.items():
         assert (plan.buffers, plan.residents, plan.graph_hash) == (

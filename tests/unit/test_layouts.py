@@ -184,3 +184,40 @@ def test_packing_refuses_what_it_cannot_store() -> None:
         LAYOUTS["tq2_0"].pack_trits(np.zeros((2, 256), np.int8), np.ones(1, np.float32))
     with pytest.raises(ShapeError, match="not ternary"):
         LAYOUTS["f16"].trits(np.zeros(2, np.uint8), (1,))
+
+
+@pytest.mark.parametrize("name", ["tq1_0", "tq2_0"])
+def test_blocks_of_the_same_scale_have_one(name: str) -> None:
+    layout, trits = LAYOUTS[name], random_trits((8, 512))
+    trits[2, 256:] = 0
+    one = np.full(16, 0.75, np.float32)
+
+    def scale(scales: np.ndarray) -> np.float32 | None:
+        return layout.scale(layout.pack_trits(trits, scales), trits.shape)
+
+    def changed(at: int, value: float) -> np.ndarray:
+        scales = one.copy()
+        scales[at] = value
+        return scales
+
+    assert scale(one) == np.float32(0.75)
+    assert scale(-one) == np.float32(-0.75)
+    assert scale(0 * one) == 0
+    assert scale(changed(5, 0)) == np.float32(0.75), "a block of zeros"
+    assert scale(changed(5, -0.0)) == np.float32(0.75)
+    assert [
+        scale(changed(at, value)) for at, value in ((4, 0), (5, 0.5), (0, 0), (15, np.nextafter(np.float16(0.75), 1)))
+    ] == [None] * 4
+    trits[0, :256] = 0
+    assert scale(changed(0, 0)) == np.float32(0.75), "the first block"
+
+
+def test_the_scale_of_a_tensor_is_behind_its_codes() -> None:
+    layout, trits = LAYOUTS["i2_s"], random_trits((8, 512))
+    data = layout.pack_trits(trits, np.array([-0.3], np.float32))
+    assert layout.scale(data, trits.shape) == np.float32(-0.3)
+    data[-32:-28] = 255
+    with pytest.raises(FormatError, match=f"scale is not finite: t, byte {7 + 1024}$"):
+        layout.scale(data, trits.shape, where="t", offset=7)
+    with pytest.raises(ShapeError, match="not ternary: got f16"):
+        LAYOUTS["f16"].scale(np.zeros(2, np.uint8), (1,))

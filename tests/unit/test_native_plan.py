@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[NDArray[n
     """A whole model's plan with its weights."""
     path = write_tiny(tmp_path_factory.mktemp("tiny") / "model.gguf", "relu2_mha_tied")
     with open_gguf(path) as file:
-        graph = build_graph(file.metadata, file.tensors)
+        graph = build_graph(file)
         plan = make_plan(graph, backends.find("cpu"), max_tokens=8, max_outputs=4, max_context=200)
         tables = dict(zip(("rope.cos", "rope.sin"), rope_tables(200, plan.head_dim, 1e4), strict=True))
         return plan, [np.array(cpu._resident(r, file, tables, 1)) for r in plan.residents]

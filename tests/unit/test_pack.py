@@ -17,7 +17,10 @@ SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "128": ((16, 128), (17, 128), (1, 256), (33, 640), (32, 100), (128, 13), (64, 34), (48, 432), (2, 64), (128, 1)),
     "64": ((16, 64), (17, 64), (32, 100), (64, 13), (3, 128), (128, 1)),
     "4row": ((4, 1), (16, 16), (20, 100), (36, 13), (64, 128)),
+    "tq1_0": ((1, 256), (16, 256), (17, 512), (35, 768)),
+    "tq2_0": ((1, 256), (16, 256), (17, 512), (35, 768)),
 }
+FILE_LAYOUTS = {**I2S_LAYOUTS, "tq1_0": "tq1_0", "tq2_0": "tq2_0"}
 
 
 def random_trits(rows: int, cols: int) -> NDArray[np.int8]:
@@ -39,7 +42,8 @@ def panels(parts: list[tuple[NDArray[np.int8], float]]) -> NDArray[np.uint8]:
 
 
 def file_part(trits: NDArray[np.int8], scale: float, dialect: str) -> tuple[NDArray[np.uint8], int, int, float, str]:
-    data = LAYOUTS[I2S_LAYOUTS[dialect]].pack_trits(trits, np.array([scale], np.float32))
+    layout = LAYOUTS[FILE_LAYOUTS[dialect]]
+    data = layout.pack_trits(trits, np.full(trits.size // layout.group if layout.group else 1, scale, np.float32))
     return data, *trits.shape, scale, dialect
 
 
@@ -79,7 +83,7 @@ def test_another_layout_is_refused() -> None:
 def test_tensors_are_stacked_each_from_a_whole_panel(n_threads: int) -> None:
     parts = [(random_trits(rows, 256), 0.5 * (rows + 1)) for rows in (40, 16, 100, 3, 801)]
     expected = panels(parts)
-    mixed = [file_part(t, s, d) for (t, s), d in zip(parts, ("128", "64", "4row", "128", "64"), strict=True)]
+    mixed = [file_part(t, s, d) for (t, s), d in zip(parts, ("128", "tq1_0", "4row", "tq2_0", "64"), strict=True)]
     assert (_native.pack_i2s(mixed, n_threads) == expected).all()
     assert (_native.pack_trits(parts, n_threads) == expected).all()
 
@@ -94,7 +98,7 @@ def test_the_result_is_aligned_and_owns_its_memory() -> None:
     assert (packed[-64:] == kept).all()
 
 
-@pytest.mark.parametrize("dialect", SHAPES)
+@pytest.mark.parametrize("dialect", sorted({*SHAPES} - {"tq1_0"}))  # every byte of which is five trits
 @pytest.mark.parametrize("at", [0, 31, 1000, 4094, 4095])
 def test_the_first_code_3_is_named(dialect: str, at: int) -> None:
     good = file_part(random_trits(64, 256), 1.0, dialect)
@@ -139,7 +143,9 @@ GOOD = file_part(random_trits(16, 128), 1.0, "128")
         ([(GOOD[0], 2**40, 2**40, 1.0, "128")], "out of range"),
         ([(GOOD[0], 2, 1024, 1.0, "4row")], "rows: expected a multiple of 4"),
         ([GOOD, file_part(random_trits(8, 256), 1.0, "128")], "part 1: expected 128 columns, got 256"),
-        ([(*GOOD[:4], "32")], "dialect: expected 128, 64 or 4row, got 32"),
+        ([(*GOOD[:4], "32")], "dialect: expected 128, 64, 4row, tq1_0 or tq2_0, got 32"),
+        ([(np.zeros(264, np.uint8), 8, 128, 1.0, "tq2_0")], "not a multiple of a block"),
+        ([(np.zeros(263, np.uint8), 4, 256, 1.0, "tq2_0")], "part 0: expected 264 bytes, got 263"),
     ],
 )
 def test_wrong_parts_are_refused(parts: list[Any], message: str) -> None:
@@ -174,3 +180,35 @@ def test_a_code_3_is_found_on_the_way_to_columns(at: int) -> None:
     with pytest.raises(_native.CodeError) as caught:
         _native.pack_i2s_columns(broken, *rest, 2)
     assert caught.value.args[1:3] == (0, at)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "shape"), [(d, s) for d, shapes in SHAPES.items() for s in shapes if s[1] % 128 == 0]
+)
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_tensor_becomes_rows(dialect: str, shape: tuple[int, int], n_threads: int) -> None:
+    trits = random_trits(*shape)
+    expected = LAYOUTS["i2_s"].pack_trits(trits, np.array([0.75], np.float32))
+    assert (_native.pack_i2s_rows(*file_part(trits, 0.75, dialect), n_threads) == expected).all()
+
+
+def test_every_byte_of_tq1_0_is_five_trits() -> None:
+    data = np.resize(np.arange(256, dtype=np.uint8), 54 * 256)
+    trits, _ = LAYOUTS["tq1_0"].trits(np.where(np.arange(data.size) % 54 < 52, data, 0).astype(np.uint8), (256, 256))
+    assert (_native.pack_i2s([(data, 256, 256, 0.75, "tq1_0")], 2) == panels([(trits, 0.75)])).all()
+
+
+@pytest.mark.parametrize("at", [0, 63, 66 * 399 + 63])
+def test_a_code_3_is_found_on_the_way_to_rows(at: int) -> None:
+    data, *rest = file_part(random_trits(200, 512), 0.5, "tq2_0")
+    broken = np.array(data)
+    broken[at] |= 3
+    broken[64::66] = 255  # scales are no codes
+    with pytest.raises(_native.CodeError) as caught:
+        _native.pack_i2s_rows(broken, *rest, 2)
+    assert caught.value.args[1:3] == (0, at)
+
+
+def test_rows_fill_blocks() -> None:
+    with pytest.raises(ValueError, match="columns: expected a multiple of 128, got 64"):
+        _native.pack_i2s_rows(*file_part(random_trits(4, 64), 1.0, "128"))

@@ -80,7 +80,7 @@ def test_shapes_make_graphs(tmp_path: Path, vocabulary: GGUFFile, name: str) -> 
     shape = replace(SHAPES[name], n_layers=1, d_ff=256, max_context=64)
     make_model(Recipe(shape), vocabulary, tmp_path / "m.gguf")
     with open_gguf(tmp_path / "m.gguf") as file:
-        config = build_graph(file.metadata, file.tensors).config
+        config = build_graph(file).config
         assert list(file.metadata)[-3:] == [
             "tokenizer.ggml.model",
             "tokenizer.ggml.tokens",

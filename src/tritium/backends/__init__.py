@@ -46,6 +46,10 @@ class TensorSource(Protocol):
 
     def data(self, name: str) -> NDArray[np.uint8]: ...
 
+    def scale(self, name: str) -> np.float32 | None:
+        """The scale that all weights of a ternary tensor share, or None where groups of them differ."""
+        ...
+
 
 class Program(Protocol):
     """A plan with its weights and cache in memory, ready to step."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import tritium
 from tritium import _native, env, numerics
 from tritium.backends import COLUMNS_LAYOUT, Program, TensorSource
-from tritium.backends.kernel_choice import DIALECTS, PANELS, PLANE_LAYOUT, KernelChoice
+from tritium.backends.kernel_choice import DIALECTS, PANELS, PLANE_LAYOUT, ROWS_LAYOUT, KernelChoice
 from tritium.backends.packed import PackedStore
 from tritium.backends.tuning import FOLDER, Tuner, product_plan
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
@@ -183,7 +183,7 @@ class CpuProgram:
         self.n_threads = n_threads
         self._plan = plan
         left = available_memory() if available is None else available
-        weights = residents(plan, source, n_threads, store, partial(_check_memory, plan, kv_blocks, left))
+        weights = residents(plan, source, n_threads, store, partial(_check_memory, plan, source, kv_blocks, left))
         self._native = _native.Program(binary, weights, kv_blocks, n_threads)
         self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
         self._logits = np.empty((0, plan.vocab_size), np.float32)
@@ -288,7 +288,7 @@ def residents(
     ``take`` is told of the bytes to come that no file stands behind, and may refuse.
     Errors: FormatError for a weight that cannot be one.
     """
-    packed = [r for r in plan.residents if r.layout in PACKED]
+    packed = [r for r in plan.residents if _is_packed(r, source)]
     total = sum(r.nbytes for r in packed)
     mapped: dict[Resident, NDArray[np.uint8]] = {}
     if store is not None and store.pays(total):
@@ -304,12 +304,20 @@ def residents(
     return [mapped[r] if r in mapped else _resident(r, source, computed, n_threads) for r in plan.residents]
 
 
-def _check_memory(plan: Plan, kv_blocks: int, available: int | None, packed: int) -> None:
+def _is_packed(resident: Resident, source: TensorSource) -> bool:
+    return resident.layout in PACKED and not _is_copied(resident, source)
+
+
+def _is_copied(resident: Resident, source: TensorSource) -> bool:
+    return resident.layout == ROWS_LAYOUT == source.tensors[resident.tensors[0]].layout
+
+
+def _check_memory(plan: Plan, source: TensorSource, kv_blocks: int, available: int | None, packed: int) -> None:
     """Refuse to begin what the memory that is left cannot hold."""
     kind = cache_of(step.op for step in plan.steps)
     positions = plan.kv_block * kv_blocks
     cache = 2 * plan.n_kv_layers * plan.n_kv_heads * vector_bytes(kind, plan.head_dim) * positions
-    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or r.layout in DIALECTS)
+    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or _is_copied(r, source))
     need = packed + cache + tables + plan.arena_bytes
     if available is not None and need > available:
         parts = {"packed weights": packed, "key-value cache": cache, "buffers": plan.arena_bytes + tables}
@@ -329,13 +337,13 @@ def _resident(
     if name in computed:
         return computed[name].reshape(-1).view(np.uint8)
     info = source.tensors[name]
+    if _is_copied(resident, source):
+        # Its panels are checked. Rows are gathered: page by page of a file that takes longer.
+        return _native.copy_to_huge_pages(source.data(name))
     if resident.layout in PACKED:
         return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
-        if info.layout in DIALECTS:
-            # Its panels are checked. Rows are gathered: page by page of a file that takes longer.
-            return _native.copy_to_huge_pages(data)
         if info.layout not in _FLOATS or not _native.all_finite(data, info.layout, n_threads):
             LAYOUTS[info.layout].check(data, info.shape, where=name, offset=info.offset)
         return data
@@ -358,6 +366,14 @@ def _panels(source: TensorSource, n_threads: int, resident: Resident) -> NDArray
         raise _code_error(resident, source, *error.args[1:3]) from None
 
 
+def _rows(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
+    """A ternary tensor as I2_S in blocks of 128. Errors as ``_panels``."""
+    try:
+        return _native.pack_i2s_rows(*_part(resident.tensors[0], source), n_threads)
+    except _native.CodeError as error:
+        raise _code_error(resident, source, *error.args[1:3]) from None
+
+
 def _columns(source: TensorSource, n_threads: int, resident: Resident) -> NDArray[np.uint8]:
     """A ternary tensor by columns. Errors as ``_panels``."""
     try:
@@ -367,14 +383,11 @@ def _columns(source: TensorSource, n_threads: int, resident: Resident) -> NDArra
 
 
 def _part(name: str, source: TensorSource) -> tuple[NDArray[np.uint8], int, int, float, str]:
-    """A ternary tensor as the packing takes it. FormatError names the byte of a scale that is not finite."""
-    info = source.tensors[name]
-    data = source.data(name)
-    scale = data[-LAYOUTS[info.layout].tail_bytes :][:4].view("<f4")[0]
-    if not np.isfinite(scale):
-        raise FormatError("scale is not finite", where=f"{name}, byte {info.offset + info.nbytes - 32}", got=scale)
+    """A ternary tensor of one scale as the packing takes it. FormatError names the byte of a scale that is not finite."""
+    info, scale = source.tensors[name], source.scale(name)
+    assert scale is not None, name
     rows, cols = info.shape
-    return data, rows, cols, float(scale), DIALECTS[info.layout]
+    return source.data(name), rows, cols, float(scale), DIALECTS[info.layout]
 
 
 def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) -> FormatError:
@@ -386,6 +399,7 @@ def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) 
 PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
     "i2s": (1, _panels),
     "tq1": (1, _panels),
+    ROWS_LAYOUT: (1, _rows),
     COLUMNS_LAYOUT: (1, _columns),
     PLANE_LAYOUT: (1, _plane),
 }

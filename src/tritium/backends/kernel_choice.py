@@ -25,7 +25,10 @@ SPARSE_DEPTH = (1 << 17) - 1
 TRIT_DEPTH = 1 << 16
 LARGE_WEIGHTS = 1 << 20
 """From this many weights on a matrix is worth a second layout, or a choice of layouts."""
-DIALECTS = {layout: dialect for dialect, layout in I2S_LAYOUTS.items()}
+DIALECTS = {**{layout: dialect for dialect, layout in I2S_LAYOUTS.items()}, "tq1_0": "tq1_0", "tq2_0": "tq2_0"}
+"""Ternary layouts of files by their names in the native core."""
+ROWS_LAYOUT = I2S_LAYOUTS["128"]
+_ROWS_FROM = (ROWS_LAYOUT, "tq1_0", "tq2_0")
 _SPARSE_ISAS = ("avx512vnni", "avx2")
 """Where reading a part of a matrix is quicker than all of it."""
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
@@ -135,13 +138,13 @@ class KernelChoice:
     def sparse_kernel(
         self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
     ) -> KernelRow | None:
-        """Rows as they are in a file of I2_S in blocks of 128, columns of any I2_S; "auto": large matrices, tuned kernels."""
-        if max(n, k) > SPARSE_DEPTH or file_layout not in DIALECTS:
+        """Rows of I2_S in blocks of 128, columns of any ternary layout; "auto": large matrices, tuned kernels."""
+        if max(n, k) > SPARSE_DEPTH:
             return None
         if ffn_sparsity == "auto" and (n * k < LARGE_WEIGHTS or self._rows[0].isa not in _SPARSE_ISAS):
             return None
-        if not by_columns and (DIALECTS[file_layout] != "128" or k % 128):
+        if not by_columns and (file_layout not in _ROWS_FROM or k % 128):
             return None
-        layout = COLUMNS_LAYOUT if by_columns else file_layout
+        layout = COLUMNS_LAYOUT if by_columns else ROWS_LAYOUT
         row = next((row for row in self._rows if row.op == "linear" and row.layout == layout), None)
         return KernelRow(row.id, row.t_min, row.t_max, layout) if row else None

@@ -243,7 +243,7 @@ class ReferenceProgram:
             trits, scales = LAYOUTS[info.layout].trits(
                 self._source.data(name), info.shape, where=name, offset=info.offset
             )
-            self._decoded[index] = trits, scales if step.attrs["group"] else scales[0]
+            self._decoded[index] = trits, scales if step.attrs["group"] else self._source.scale(name)
         trits, scales = self._decoded[index]
         q, scale_x = self._view(step.inputs[0], k), self._view(step.inputs[1], 1)[:, 0]
         self._view(step.outputs[0], n)[:] = numerics.ternary_linear(q, scale_x, trits, scales, int(step.attrs["group"]))

@@ -166,7 +166,7 @@ def _check(graph: Graph, file: GGUFFile, variant: str) -> None:
     for node in graph.nodes:
         if node.op != "linear":
             continue
-        if node.attrs["group"] and len(np.unique(file.trits(node.weights[0])[1])) > 1:
+        if node.attrs["group"]:
             raise UnsupportedError("a scale a group", where=node.weights[0], expected="one scale a matrix")
         if variant != "f16" and int(node.attrs["k"]) % BLOCK:
             raise UnsupportedError(
@@ -189,13 +189,14 @@ def write_model(path: Path, graph: Graph, file: GGUFFile, variant: str) -> None:
             if name not in linear:
                 out.write(name, LAYOUTS["f32"].pack(file.unpack(name)))
                 continue
-            trits, scales = file.trits(name)
+            trits, scale = file.trits(name)[0], file.scale(name)
+            assert scale is not None, name
             layout = LAYOUTS[variant]
             if layout.is_ternary:
                 out.write(name, layout.pack_trits(trits, np.ones(trits.size // BLOCK, np.float32)))
             else:
                 out.write(name, layout.pack(trits.astype(np.float32)))
-            out.write(_scale_name(name), LAYOUTS["f32"].pack(scales.reshape(-1)[:1]))
+            out.write(_scale_name(name), LAYOUTS["f32"].pack(np.array([scale])))
 
 
 def _scale_name(tensor: str) -> str:

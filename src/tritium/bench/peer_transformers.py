@@ -185,11 +185,11 @@ def _build(graph: Graph, file: GGUFFile, kind: str) -> Any:
         target = module_name(name)
         is_rotated = c.rope_style == "interleaved" and ("attn_q." in name or "attn_k." in name)
         if name in linear:
-            trits, scales = file.trits(name)
-            if scales.size > 1 and (scales != scales.flat[0]).any():
-                raise UnsupportedError("transformers holds one scale a matrix", where=name, got=f"{scales.size} scales")
+            trits, scale = file.trits(name)[0], file.scale(name)
+            if scale is None:
+                raise UnsupportedError("transformers holds one scale a matrix", where=name, got="a scale a group")
             trits = _halves(trits, c) if is_rotated else trits
-            made.set_submodule(target, _LINEAR[kind](trits, np.float32(scales.flat[0])))
+            made.set_submodule(target, _LINEAR[kind](trits, scale))
         else:
             made.get_submodule(target).weight = torch.nn.Parameter(torch.tensor(file.unpack(name)), requires_grad=False)
     made.tie_weights()

@@ -69,7 +69,7 @@ def measure(file: GGUFFile, n_tokens: int = 64, seed: int = 1) -> Statistics:
     The statistics of the head are of the last ``MEASURED_ROWS`` positions. Errors: FormatError, UnsupportedError,
     NumericsError as a run of the model.
     """
-    graph = build_graph(file.metadata, file.tensors)
+    graph = build_graph(file)
     plan = make_plan(graph, ReferenceBackend(), max_tokens=n_tokens, max_context=n_tokens)
     n_blocks = -(-n_tokens // plan.kv_block)
     tokens = np.random.default_rng(seed).integers(0, plan.vocab_size, n_tokens, dtype=np.int32)

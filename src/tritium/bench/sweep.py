@@ -72,7 +72,7 @@ def tasks(
 def cache_bytes(path: str, i2s_layout: str, n_positions: int, n_sequences: int) -> int:
     """Bytes of cache that so many sequences of this length take in this model."""
     with open_gguf(resolve_model(path), i2s_layout=i2s_layout) as file:
-        config = build_graph(file.metadata, file.tensors).config
+        config = build_graph(file).config
     return block_bytes(config) * blocks_for(n_positions) * n_sequences
 
 

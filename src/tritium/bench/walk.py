@@ -121,7 +121,9 @@ class Walk:
         if name not in self._trits:
             info = self._source.tensors[name]
             data = self._source.data(name)
-            self._trits[name] = LAYOUTS[info.layout].trits(data, info.shape, where=name, offset=info.offset)
+            trits, scales = LAYOUTS[info.layout].trits(data, info.shape, where=name, offset=info.offset)
+            scale = self._source.scale(name)
+            self._trits[name] = trits, scales if scale is None else np.array([scale])
         return self._trits[name]
 
     def _embedding(self, node: Node, values: Values, variation: Variation) -> None:

@@ -64,7 +64,7 @@ def run(model: Path | None, prompt_tokens: int, tokens: int, address: Path | Non
 
     file = open_gguf(resolve_model(DEMO if model is None else model))
     try:
-        vocab_size = build_graph(file.metadata, file.tensors).config.vocab_size
+        vocab_size = build_graph(file).config.vocab_size
         challenge = ask_run(file.sha256(), vocab_size, time.time_ns(), prompt_tokens, tokens)
     finally:
         file.close()

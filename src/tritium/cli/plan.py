@@ -55,7 +55,7 @@ def command(
     from tritium.plan_view import describe, to_json
 
     with open_gguf(resolve_model(model)) as file:
-        graph = with_cache(build_graph(file.metadata, file.tensors), kv)
+        graph = with_cache(build_graph(file), kv)
     chosen = backends.find_tuned(backends.resolve(device, backend), None)
     plan = make_plan(
         graph, chosen, max_context=max_context, head_screen=head_screen, ffn_sparsity=ffn_sparsity, weight_layout=weight_layout

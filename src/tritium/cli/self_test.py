@@ -49,7 +49,7 @@ def logits_hash(path: Path, isas: tuple[str, ...] | None, n_threads: int) -> str
             from tritium.backends.cpu import CpuBackend
 
             backend = CpuBackend(isas)
-        plan = make_plan(build_graph(file.metadata, file.tensors), backend, max_tokens=len(ids), max_outputs=len(ids))
+        plan = make_plan(build_graph(file), backend, max_tokens=len(ids), max_outputs=len(ids))
         n_blocks = -(-len(ids) // plan.kv_block)
         table = np.arange(n_blocks, dtype=np.int32)
         digest = hashlib.sha256()

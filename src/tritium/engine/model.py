@@ -77,7 +77,7 @@ def load(
     place = resolve_model(path)
     file = open_gguf(place, i2s_layout=i2s_layout)
     try:
-        graph = with_cache(build_graph(file.metadata, file.tensors), kv)
+        graph = with_cache(build_graph(file), kv)
         context, n_blocks = _cache_size(graph.config, max_context, kv_budget, kv)
         plan = make_plan(
             graph, backends.find_tuned(name, threads), max_context=context, head_screen=head_screen,

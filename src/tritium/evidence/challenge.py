@@ -219,7 +219,7 @@ def _check_positions(
     hidden: Mapping[int, bytes], file: Any,
 ) -> None:  # fmt: skip
     """Errors: GateError, NumericsError: what a position does not lead to."""
-    graph = build_graph(file.metadata, file.tensors)
+    graph = build_graph(file)
     weights, c = Weights(file), graph.config
     run = evidence["run"]
     ids = [*run["prompt_ids"], *run["token_ids"]]

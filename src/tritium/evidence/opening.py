@@ -84,22 +84,21 @@ class Weights:
         self._file = file
         self._probes: dict[str, Probe] = {}
 
-    def trits(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
-        """A ternary matrix and its scale."""
+    def trits(self, name: str) -> NDArray[np.int8]:
+        """A ternary matrix without its scale."""
         info = self._file.tensors[name]
-        trits, scales = LAYOUTS[info.layout].trits(self._file.data(name), info.shape, where=name, offset=info.offset)
-        return trits, scales[0]
+        return LAYOUTS[info.layout].trits(self._file.data(name), info.shape, where=name, offset=info.offset)[0]
 
     def scale(self, name: str) -> np.float32:
-        """The scale of a ternary matrix: the float32 behind its codes, without decoding them."""
-        info = self._file.tensors[name]
-        tail = LAYOUTS[info.layout].tail_bytes
-        return np.float32(self._file.data(name)[-tail:][:4].view("<f4")[0]) if tail else self.trits(name)[1]
+        """The scale of a ternary matrix whose linear has one."""
+        scale = self._file.scale(name)
+        assert scale is not None, name
+        return scale
 
     def probe(self, name: str) -> Probe:
         """The probe of a ternary matrix."""
         if name not in self._probes:
-            self._probes[name] = make_probe(self.trits(name)[0])
+            self._probes[name] = make_probe(self.trits(name))
         return self._probes[name]
 
     def values(self, name: str, first: int | None = None, last: int = 0) -> F32:
@@ -127,7 +126,7 @@ def show(graph: Graph, weights: Weights, rows: Bytes, position: int, layers: lis
     for node in graph.nodes:
         if node.op == "linear":
             codes, _ = layout.codes(mine, layout.sites[node.inputs[0]])
-            out[:, layout.linears[node.outputs[0]]] = accumulate(codes, weights.trits(node.weights[0])[0])
+            out[:, layout.linears[node.outputs[0]]] = accumulate(codes, weights.trits(node.weights[0]))
     yield f"{position}.rows", mine[0]
     yield f"{position}.accumulators", out[0]
     before = rows[:position]
@@ -138,7 +137,7 @@ def show(graph: Graph, weights: Weights, rows: Bytes, position: int, layers: lis
         yield f"{position}.{layer}.rows", before[:, site.offset : site.offset + site.k + 4]
         yield f"{position}.{layer}.digests", layout.digests(before)
         for half, node in zip(("keys", "values"), linears, strict=True):
-            yield f"{position}.{layer}.{half}", accumulate(codes, weights.trits(node.weights[0])[0])
+            yield f"{position}.{layer}.{half}", accumulate(codes, weights.trits(node.weights[0]))
 
 
 class Check:

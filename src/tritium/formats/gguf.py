@@ -95,6 +95,7 @@ class GGUFFile:
         n_keys = cursor.count("number of keys", MAX_KEYS, 14)
         metadata: dict[str, MetaValue] = {}
         self._spans: dict[str, tuple[int, int]] = {}
+        self._scales: dict[str, np.float32 | None] = {}
         self._digests: dict[str, str] | None = None
         self._sha256: str | None = None
         for _ in range(n_keys):
@@ -201,6 +202,14 @@ class GGUFFile:
         info = self.tensor(name)
         layout = LAYOUTS[info.layout]
         return layout.trits(self.data(name), info.shape, where=self._where(name), offset=info.offset)
+
+    def scale(self, name: str) -> np.float32 | None:
+        """The scale that all weights of a ternary tensor share, or None; see ``Layout.scale``. Found once, then remembered."""
+        if name not in self._scales:
+            info = self.tensor(name)
+            layout, where = LAYOUTS[info.layout], self._where(name)
+            self._scales[name] = layout.scale(self.data(name), info.shape, where=where, offset=info.offset)
+        return self._scales[name]
 
     def fingerprints(self, n_threads: int = 1, sha256_each: Sha256Each | None = None) -> list[dict[str, Any]]:
         """Name, shape, layout, nbytes and sha256 of every tensor, in the file's order; read once, then remembered.
