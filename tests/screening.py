@@ -88,8 +88,21 @@ def parts(data: NDArray[np.uint8], rows: int, cols: int) -> Parts:
     return Parts(*codes, scale, coarse_residual, fine[:, 0], fine[:, 1], norm, greatest)
 
 
+def square(x: F64) -> np.float64:
+    """‖x‖² as kernels form it: sums of every eighth element, one after the other, then a tree of them."""
+    padded = np.zeros(-(-x.size // 8) * 8)
+    padded[: x.size] = x**2
+    lanes = np.add.accumulate(padded.reshape(-1, 8))[-1]
+    while lanes.size > 1:
+        lanes = lanes[::2] + lanes[1::2]
+    return np.float64(lanes[0])
+
+
 def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32, F32]:
-    """Estimates, upper bounds and refined upper bounds (n, rows) of the logits, with the bits of every kernel."""
+    """Estimates, upper bounds and refined upper bounds (n, rows) of the logits, with the bits of every kernel.
+
+    Three hidden states or more share the plane: of each that they leave small an error, they take the high halves alone.
+    """
     k = hidden.shape[1]
     p = parts(data, rows, k)
     score = np.zeros((len(hidden), rows), np.float32)
@@ -103,15 +116,20 @@ def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32, F
         high = (whole + 127 + 255 * 128) // 255 - 128
         low = whole - 255 * high
         exact = h.astype(np.float64)
-        error = np.sqrt(np.add.accumulate((exact - np.float64(unit) * whole) ** 2)[-1])
-        length = np.sqrt(np.add.accumulate(exact**2)[-1])
+        norm_square = square(exact)
+        error_square = square(exact - np.float64(unit) * (255 * high))
+        if len(hidden) >= 3 and error_square <= norm_square / 4096:
+            low = np.zeros_like(low)
+        else:
+            error_square = square(exact - np.float64(unit) * whole)
+        norm, error = np.sqrt(norm_square), np.sqrt(error_square)
         m = np.float64(-(-k // 16) + 4) * 2.0**-24
         gamma = m / (1 - m)
         size = np.float64(unit) * (255 * np.sqrt(np.float64((high**2).sum())) + np.sqrt(np.float64((low**2).sum())))
-        if not ((length + error + size) * np.float64(p.greatest_norm) < 2.0**120 and length + error + size < 2.0**105):
+        if not ((norm + error + size) * np.float64(p.greatest_norm) < 2.0**120 and norm + error + size < 2.0**105):
             continue
-        residual_factor = above(length + error)
-        norm_factor = above(error + gamma * length + 2.0**-19 * size) + np.float32(2.0**-147)
+        residual_factor = above(norm)
+        norm_factor = above(error + gamma * norm + 2.0**-19 * size) + np.float32(2.0**-147)
         constant = np.float32(k + 16) * np.float32(2.0**-149)
 
         def product(codes: NDArray[np.int64], scale: F32, unit=unit, high=high, low=low) -> F32:  # type: ignore[no-untyped-def]

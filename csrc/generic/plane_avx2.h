@@ -30,7 +30,7 @@ constexpr int64_t kCodeFlush = 8;
   return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xB1)));
 }
 
-constexpr int kProbesTogether = 2;  // eight sums beside the four parts of a block leave no register for more
+constexpr int kHalvesTogether = 4;  // eight sums beside the four parts of a block leave no register for more
 
 // A block of a panel taken apart: the low and the high bits of its first and of its last eight rows.
 struct Codes {
@@ -65,16 +65,16 @@ template <int T>
   if constexpr (T > 1) flush(s.rest, totals + 2);
 }
 
-// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
-// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for N rows of activations `stride` apart. Writes sums[N][16];
+// |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
 template <int N>
 inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
   const __m256i nibble = _mm256_set1_epi8(15);
-  __m256i totals[4 * N];
+  __m256i totals[2 * N];
   for (__m256i& total : totals) total = _mm256_setzero_si256();
   for (int64_t j = 0; j < n_blocks;) {
     const int64_t stop = n_blocks - j < kCodeFlush / 2 ? n_blocks : j + kCodeFlush / 2;
-    CodeSums<2 * N> s;
+    CodeSums<N> s;
     clear(s);
     for (; j < stop; ++j) {
       _mm_prefetch(reinterpret_cast<const char*>(panel + 64 * j + 4096), _MM_HINT_T0);
@@ -85,7 +85,7 @@ inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, 
     }
     flush(s, totals);
   }
-  for (int i = 0; i < 4 * N; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 8 * i), totals[i]);
+  for (int i = 0; i < 2 * N; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 8 * i), totals[i]);
 }
 
 // Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.

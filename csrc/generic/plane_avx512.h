@@ -10,21 +10,24 @@
 namespace tritium {
 namespace {
 
-constexpr int kProbesTogether = 8;  // sixteen sums, for which the codes are taken apart once
+constexpr int kHalvesTogether = 16;  // sums, for which the codes are taken apart once
 
-// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
-// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶, and every partial sum with it.
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for N rows of activations `stride` apart. Writes sums[N][16];
+// |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶, and every partial sum with it.
 template <int N>
 void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
   const __m512i nibble = _mm512_set1_epi8(15);
   // Where few sums follow each other too closely, those of either half of a byte are apart.
-  constexpr bool kApart = N <= 4;
-  Rows16<2 * N> s, t;
+  constexpr bool kApart = N <= 8;
+  Rows16<N> s, t;
   clear(s);
   if constexpr (kApart) clear(t);
+  // Few sums wait for memory; sixteen take so long that it keeps up. Between them neither holds, and the next panel is asked for in time.
+  constexpr bool kNext = N == 4 || N == 8;
+  const int64_t ahead = kNext ? 64 * n_blocks + 12 * 16 : 4096;
   const uint8_t* stop = panel + 64 * n_blocks;
   do {
-    _mm_prefetch(reinterpret_cast<const char*>(panel + 4096), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(panel + ahead), kNext ? _MM_HINT_T1 : _MM_HINT_T0);
     const __m512i both = _mm512_loadu_si512(panel);
     add_dots(s, _mm512_and_si512(both, nibble), a, stride);
     add_dots(kApart ? t : s, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), a + 4, stride);
@@ -34,9 +37,9 @@ void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t
     a += 8;
   } while (panel < stop);
   if constexpr (kApart) add_shifted(s, t, 0);
-  __m512i out[2 * N];
+  __m512i out[N];
   store(s, out);
-  for (int i = 0; i < 2 * N; ++i) _mm512_storeu_si512(sums + 16 * i, out[i]);
+  for (int i = 0; i < N; ++i) _mm512_storeu_si512(sums + 16 * i, out[i]);
 }
 
 // Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.

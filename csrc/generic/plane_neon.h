@@ -22,41 +22,44 @@ namespace {
   return add_codes(add_codes(sum, vandq_u8(both, vdupq_n_u8(15)), x), vshrq_n_u8(both, 4), y);
 }
 
-constexpr int kProbesTogether = 1;  // eight sums beside the sixteen parts of a block and four of the probe
+constexpr int kHalvesTogether = 2;  // eight sums beside the sixteen parts of a block and four of the activations
 
-// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for two rows of activations `stride` apart: the high and the low halves
-// of a probe. Writes sums[2][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
-template <int N>
-inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* high, int64_t stride, int32_t* sums) {
-  static_assert(N == 1);
-  const int8_t* low = high + stride;
+// Sums of one row of activations with a panel's sixteen rows.
+struct CodeSums {
+  int32x4_t a, b, c, d;
+};
+[[gnu::always_inline]] inline void add_block(CodeSums& s, const uint8_t* codes, const int8_t* activations) {
   const auto four = [](const int8_t* p) __attribute__((always_inline)) {
     int32_t word;
     __builtin_memcpy(&word, p, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(word));
   };
-  int32x4_t h0 = vdupq_n_s32(0), h1 = h0, h2 = h0, h3 = h0, l0 = h0, l1 = h0, l2 = h0, l3 = h0;
+  const int8x16_t x = four(activations), y = four(activations + 4);
+  s.a = add_both(s.a, vld1q_u8(codes), x, y);
+  s.b = add_both(s.b, vld1q_u8(codes + 16), x, y);
+  s.c = add_both(s.c, vld1q_u8(codes + 32), x, y);
+  s.d = add_both(s.d, vld1q_u8(codes + 48), x, y);
+}
+[[gnu::always_inline]] inline void store(const CodeSums& s, int32_t* sums) {
+  vst1q_s32(sums, s.a);
+  vst1q_s32(sums + 4, s.b);
+  vst1q_s32(sums + 8, s.c);
+  vst1q_s32(sums + 12, s.d);
+}
+
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for N rows of activations `stride` apart. Writes sums[N][16];
+// |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+template <int N>
+inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
+  static_assert(N == 1 || N == 2);
+  const int32x4_t zero = vdupq_n_s32(0);
+  CodeSums first = {zero, zero, zero, zero}, second = first;
   for (int64_t j = 0; j < n_blocks; ++j) {
-    const int8x16_t x = four(high + 8 * j), y = four(high + 8 * j + 4), z = four(low + 8 * j), w = four(low + 8 * j + 4);
-    const uint8x16_t a = vld1q_u8(panel + 64 * j), b = vld1q_u8(panel + 64 * j + 16);
-    const uint8x16_t c = vld1q_u8(panel + 64 * j + 32), d = vld1q_u8(panel + 64 * j + 48);
-    h0 = add_both(h0, a, x, y);
-    h1 = add_both(h1, b, x, y);
-    h2 = add_both(h2, c, x, y);
-    h3 = add_both(h3, d, x, y);
-    l0 = add_both(l0, a, z, w);
-    l1 = add_both(l1, b, z, w);
-    l2 = add_both(l2, c, z, w);
-    l3 = add_both(l3, d, z, w);
+    add_block(first, panel + 64 * j, a + 8 * j);
+    if constexpr (N == 2) add_block(second, panel + 64 * j, a + stride + 8 * j);
   }
-  vst1q_s32(sums, h0);
-  vst1q_s32(sums + 4, h1);
-  vst1q_s32(sums + 8, h2);
-  vst1q_s32(sums + 12, h3);
-  vst1q_s32(sums + 16, l0);
-  vst1q_s32(sums + 20, l1);
-  vst1q_s32(sums + 24, l2);
-  vst1q_s32(sums + 28, l3);
+  store(first, sums);
+  if constexpr (N == 2) store(second, sums + 16);
 }
 
 // Σ c·high and Σ c·low over the codes of one row of low halves, with the same bound.

@@ -6,17 +6,17 @@
 namespace tritium {
 namespace {
 
-constexpr int kProbesTogether = 1;
+constexpr int kHalvesTogether = 2;
 
-// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for 2·N rows of activations `stride` apart: the high and the low halves
-// of N probes. Writes sums[2·N][16]; |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
+// Σ c·a over the codes c of 4 bits of a panel's sixteen rows, for N rows of activations `stride` apart. Writes sums[N][16];
+// |Σ| ≤ 15·128·k < 2³¹ for k ≤ 2¹⁶.
 template <int N>
 inline void panel_sums(const uint8_t* panel, int64_t n_blocks, const int8_t* a, int64_t stride, int32_t* sums) {
-  for (int i = 0; i < 2 * N * 16; ++i) sums[i] = 0;
+  for (int i = 0; i < N * 16; ++i) sums[i] = 0;
   for (int64_t j = 0; j < n_blocks; ++j) {
     for (int r = 0; r < 16; ++r) {
       const uint8_t* c = panel + 64 * j + 4 * r;
-      for (int i = 0; i < 2 * N; ++i) {
+      for (int i = 0; i < N; ++i) {
         const int8_t* x = a + i * stride + 8 * j;
         for (int b = 0; b < 4; ++b) sums[16 * i + r] += (c[b] & 15) * x[b] + (c[b] >> 4) * x[b + 4];
       }
