@@ -334,13 +334,17 @@ def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
 
 
 def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[np.uint8]]]:
-    """(label, K, vocab, hidden states, plane): codes all of the greatest size, hidden states all of one size and of one sign."""
+    """(label, K, vocab, hidden states, plane): codes all of the greatest size, hidden states all of one size and of one sign.
+
+    Of hidden states with a feature above all the high halves leave so much that several together need both.
+    """
     kinds: Mapping[str, Callable[[F32], F32]] = {
         "normal": lambda h: h,
         "one size": lambda h: np.where(h < 0, np.float32(-2), np.float32(2)),
         "huge": lambda h: h * np.float32(2.0**98),
         "too large, tiny": lambda h: h * np.float32(2.0**125 if len(h) % 2 else 2.0**-120),
         "one sign": lambda h: np.full_like(h, 2),
+        "some with one feature above all": lambda h: np.where(np.indices(h.shape).sum(axis=0) % 97 == 0, 200 * h, h),
     }
     for t, k in ((t, k) for t in ts for k in WIDTHS):
         for i, (name, kind) in enumerate(kinds.items()):

@@ -306,19 +306,41 @@ def test_a_plane_s_halves_leave_little_of_normal_rows() -> None:
     assert (p.residual / lengths).mean() < 0.035
 
 
-def test_the_bounds_hold_for_the_canonical_logits() -> None:
+@pytest.mark.parametrize("n_together", [1, 40])
+def test_the_bounds_hold_for_the_canonical_logits(n_together: int) -> None:
+    """Those of one hidden state at a time, and those of several that share the plane."""
     from tritium import numerics
 
     g = np.random.default_rng(10)
     values = head_rows(g, 300, 65)
     plane = _native.pack_plane(LAYOUTS["f32"].pack(values), "f32", 300, 65, 1)
     hidden = np.concatenate([hidden_states(g, values, 40, kind) for kind in range(6)])
-    _, upper, refined = screening.bounds(hidden, plane, 300)
+    parts = [screening.bounds(hidden[i : i + n_together], plane, 300) for i in range(0, len(hidden), n_together)]
+    _, upper, refined = (np.concatenate(x) for x in zip(*parts, strict=True))
     logits = numerics.project_logits(hidden, values)
     assert np.isfinite(upper).all()
     assert (logits <= upper).all()
     assert (logits <= refined).all()
     assert (refined - logits).mean() < (upper - logits).mean() / 4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_several_together_are_bounded_by_high_halves_unless_those_leave_much(isa: str) -> None:
+    """The candidates stay, and few more rows are left; where one feature outweighs the others, not one more."""
+    g = np.random.default_rng(13)
+    rows = g.standard_normal((4099, 256), np.float32)
+    hidden = (rows[:8] * np.float32(0.5) + g.standard_normal((8, 256), np.float32)).astype(np.float32)
+    spiked = hidden.copy()
+    spiked[:, 7] = 100
+    left = {}
+    for name, states in (("normal", hidden), ("spiked", spiked)):
+        for n_together in (1, 8):
+            heads = make_heads(rows, "f16", isa)
+            for i in range(0, 8, n_together):
+                assert heads.candidates(states[i : i + n_together], 1)
+            left[name, n_together] = heads.counted()["refine"][1] // 256
+    assert left["normal", 1] < left["normal", 8] < 3 * left["normal", 1]
+    assert left["spiked", 1] == left["spiked", 8]
 
 
 def test_packing_refuses_what_it_cannot_pack() -> None:
