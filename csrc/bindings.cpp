@@ -201,7 +201,8 @@ NB_MODULE(_native, m) {
   m.def("kernels", &kernels, "(id, op, layout, isa, t_min, t_max) of every kernel that runs here; t_max 0 is unbounded.");
   m.def("build_info", &build_info, "(compiler, flags, architecture) of this build.");
   m.def("pack_i2s", &pack_i2s, "parts"_a, "n_threads"_a = 1, "layout"_a = "i2s",
-        "Repack ternary tensors into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows.\n\n"
+        "Repack ternary tensors into panels of layout \"i2s\" or \"tq1\", stacked, each padded to 16 rows;\n"
+        "of \"i2s_groups\" with the scales of their blocks.\n\n"
         "parts: (file bytes, rows, cols, scale, dialect), all of one width. Dialects: I2_S's \"128\", \"64\" and \"4row\", with the\n"
         "32 bytes of tail, \"tq1_0\" and \"tq2_0\".\n"
         "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");

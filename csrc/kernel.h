@@ -11,6 +11,7 @@ constexpr int kLanes = 16;             // lanes of every f32 sum (profile tritiu
 constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
 constexpr int kTritDepth = 80;         // k in 256 bytes of a tq1 panel
+constexpr int64_t kScaleGroup = 256;   // k that share a scale in an i2s_groups panel
 constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int64_t kMaxTritDepth = 1 << 16;  // greatest k of a tq1 panel: two of them, unpacked, fit the scratch memory
 constexpr int kAttentionSplit = 256;   // keys in one split of the attention sum (profile)
@@ -59,6 +60,7 @@ struct Operand {
 // tq1: rows/16 panels of ceil(cols/80) groups of four blocks of 64 bytes; byte 4r + b of block i of a group holds Σ d(j)·3^j of row r,
 // five digits d = trit + 1: d(0) … d(3) of k = 80·group + 16·i + 4·j + b, d(4) of k = 80·group + 64 + 4·i + b (d = 0 past the last
 // column, so that what stands for activations there adds nothing). Scales as in i2s.
+// i2s_groups: for cols a multiple of 256, rows/16 panels of cols/256 groups: 16 blocks as in i2s, then sixteen f32 scales, one a row.
 // i2_s: the file's tensor, for cols a multiple of 128. A row is cols/4 bytes; byte p of 32 holds trit + 1 of k = 128·block + 32·j + p in
 // bits 6−2j..7−2j. Behind the rows 32 bytes, which begin with the f32 scale.
 // i2s_columns: cols columns of ceil(rows/256) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 16·l + 4·v + i hold trit + 1 of

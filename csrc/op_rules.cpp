@@ -88,13 +88,14 @@ void check_rmsnorm_quantize(const PlanSpec& plan, const StepSpec& step) {
 void check_linear(const PlanSpec& plan, const StepSpec& step) {
   const int64_t k = positive(step, 0, "k above 0"), n = positive(step, 1, "n above 0");
   demand(k <= kMaxDepth, step, "k below 2^19, for which every kernel's sums fit 32 bits");
-  demand(step.ints[2] == 0 && step.ints[3] == 8, step, "group 0 and act_bits 8");
+  demand((step.ints[2] == 0 || step.ints[2] == kScaleGroup) && step.ints[3] == 8, step, "group 0 or 256, and act_bits 8");
   demand(step.ints[4] == 0 || step.ints[4] == 1, step, "accumulate 0 or 1");
   const bool gated = step.inputs.size() > 2;
   demand(!gated || step.ints[4] == 0, step, "accumulate 0 beside a gate");
   for_each_resident(plan, step, [&](const ResidentSpec& r) {
     const bool sparse = r.layout == "i2s_columns" || (r.layout == "i2_s" && step.ints[4] == 0);
-    demand(sparse || r.layout == "i2s" || r.layout == "tq1", step, "a ternary layout that it can read");
+    const bool fits = step.ints[2] == 0 ? sparse || r.layout == "i2s" || r.layout == "tq1" : r.layout == "i2s_groups";
+    demand(fits, step, "a ternary layout that it can read");
     demand(r.cols == k && r.rows == (sparse ? n : round_up(n, kPanelRows)), step, "a weight of k columns, panels whole");
     demand(r.layout != "tq1" || k <= kMaxTritDepth, step, "k of at most 2^16 in tq1, whose panels fit the scratch memory");
     demand(!sparse || (k <= kMaxSparse && n <= kMaxSparse), step, "k and n below 2^17, for which sums fit 32 bits");

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "half.h"
 #include "kernel.h"
 #include "plan.h"
 #include "thread_pool.h"
@@ -249,6 +250,22 @@ bool pack_column_block(const PackPart& part, int64_t block, int64_t column_bytes
   return good;
 }
 
+// An i2s panel of a tensor with its own scales, as groups that each end with those of their rows.
+void pack_scaled_panel(const PackPart& part, int64_t first_row, int64_t n_rows, const uint8_t* codes, uint8_t* out) {
+  constexpr int64_t kCodes = kScaleGroup / kPanelDepth * kBlockBytes;
+  const Block block = block_of(part.dialect);
+  const int64_t n_groups = part.cols / kScaleGroup;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    std::memcpy(out, codes + g * kCodes, kCodes);
+    out += kCodes;
+    for (int64_t r = 0; r < kPanelRows; ++r, out += sizeof(float)) {
+      const int64_t at = ((first_row + r) * n_groups + g) * block.bytes + block.code_bytes;
+      const float scale = r < n_rows ? from_f16(half_at(part.data.data() + at)) : 0.0f;
+      std::memcpy(out, &scale, sizeof scale);
+    }
+  }
+}
+
 // A row of codes to blocks of 128, the first of their four runs in the highest bit pair. False if one is not 0, 1 or 2.
 bool pack_row(const uint8_t* codes, int64_t cols, uint8_t* out) {
   uint64_t bad = 0;
@@ -301,19 +318,22 @@ void pack_trit_panel(const uint8_t* codes, int64_t cols, uint8_t* out) {
 }
 
 Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_view layout) {
-  if (layout != "i2s" && layout != "tq1") throw std::invalid_argument("layout: expected i2s or tq1, got " + std::string(layout));
+  const bool is_dense = layout == "tq1", is_scaled = layout == "i2s_groups";
+  if (layout != "i2s" && !is_dense && !is_scaled) {
+    throw std::invalid_argument("layout: expected i2s, tq1 or i2s_groups, got " + std::string(layout));
+  }
   if (parts.empty()) throw std::invalid_argument("no parts to pack");
   std::vector<int64_t> first_panel{0};  // of each part, and the total
   for (size_t i = 0; i < parts.size(); ++i) {
     check_part(parts[i], i, parts[0].cols);
+    if (is_scaled && !has_own_scales(parts[i].dialect)) fail(i, "expected a scale a group");
     first_panel.push_back(first_panel.back() + (parts[i].rows + kPanelRows - 1) / kPanelRows);
   }
-  const bool is_dense = layout == "tq1";
   const int64_t n_panels = first_panel.back(), size = panel_bytes(layout, parts[0].cols);
   Pages panels(resident_bytes(std::string(layout), n_panels * kPanelRows, parts[0].cols), PageSize::huge);
   ThreadPool pool(n_threads > 1 ? static_cast<int>(std::clamp<int64_t>(n_panels / 4, 1, n_threads)) : n_threads);
   const auto row = static_cast<size_t>(parts[0].cols + kMostCodesMore);
-  const auto two_bits = static_cast<size_t>(is_dense ? panel_bytes("i2s", parts[0].cols) : 0);
+  const auto two_bits = static_cast<size_t>(is_dense || is_scaled ? panel_bytes("i2s", parts[0].cols) : 0);
   std::vector<std::vector<uint8_t>> space(static_cast<size_t>(pool.size()), std::vector<uint8_t>(row + two_bits));
   // First (part, byte) that each worker found bad.
   const std::pair<int64_t, int64_t> none{static_cast<int64_t>(parts.size()), 0};
@@ -327,8 +347,12 @@ Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_vi
       const int64_t n_rows = std::min(int64_t{kPanelRows}, part.rows - first_row);
       const size_t me = static_cast<size_t>(worker);
       uint8_t *codes = space[me].data(), *out = panels.data() + panel * size;
-      if (!pack_panel(part, first_row, n_rows, is_dense ? codes + row : out, codes)) {
+      if (!pack_panel(part, first_row, n_rows, two_bits != 0 ? codes + row : out, codes)) {
         bad[me] = std::min(bad[me], {index, find_bad_byte(part, first_row, n_rows)});
+      }
+      if (is_scaled) {
+        pack_scaled_panel(part, first_row, n_rows, codes + row, out);
+        continue;
       }
       if (is_dense) pack_trit_panel(codes + row, part.cols, out);
       std::memcpy(panels.data() + n_panels * size + panel * 4, &part.scale, sizeof part.scale);

@@ -1,4 +1,4 @@
-// Ternary tensors of a file become the executor's panels (kernel.h), i2s or tq1, several tensors stacked, each padded to whole panels.
+// Ternary tensors of a file become the executor's panels (kernel.h), several tensors stacked, each padded to whole panels.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ struct CodeError : std::invalid_argument {
   int64_t offset;
 };
 
-// Panels of layout "i2s" or "tq1". Throws CodeError, and std::invalid_argument for another layout or when a part's size does not
+// Panels of layout "i2s" or "tq1", or "i2s_groups" of parts with their own scales. Throws CodeError, and std::invalid_argument for another layout or when a part's size does not
 // follow from its shape.
 Pages pack_panels(std::span<const PackPart> parts, int n_threads, std::string_view layout = "i2s");
 

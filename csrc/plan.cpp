@@ -192,6 +192,7 @@ int64_t dtype_bytes(Dtype dtype) {
 
 int64_t panel_bytes(std::string_view layout, int64_t cols) {
   if (layout == "tq1") return (cols + kTritDepth - 1) / kTritDepth * 256;
+  if (layout == "i2s_groups") return cols / kScaleGroup * (kScaleGroup / kPanelDepth * 64 + kPanelRows * int64_t{sizeof(float)});
   return (cols + kPanelDepth - 1) / kPanelDepth * 64;
 }
 
@@ -201,6 +202,10 @@ uint64_t resident_bytes(const std::string& layout, int64_t rows, int64_t cols) {
     const uint64_t panels = r / kPanelRows;
     const uint64_t scales = (panels * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
     return r % kPanelRows == 0 ? panels * static_cast<uint64_t>(panel_bytes(layout, cols)) + scales : 0;
+  }
+  if (layout == "i2s_groups") {
+    const bool fits = r % kPanelRows == 0 && cols % kScaleGroup == 0;
+    return fits ? r / kPanelRows * static_cast<uint64_t>(panel_bytes(layout, cols)) : 0;
   }
   if (layout == "i2_s") return c % 128 == 0 ? r * (c / 4) + 32 : 0;
   if (layout == "i2s_columns") return c * ((r + kColumnRows - 1) / kColumnRows) * 64 + 64;

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "half.h"
 #include "kernel.h"
 #include "plan.h"
 #include "thread_pool.h"
@@ -21,29 +22,8 @@ constexpr float kStep = 0.9f;          // each trial cuts off a tenth of the ran
 constexpr float kGain = 0.9f;          // and must leave so much less: of what the high halves cut off, low halves bring nothing back
 constexpr int kTrials = 24;
 
-float from_bits(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 // A number not below x ≥ 0; the same margin as in generic/screen.h.
 float above(double x) { return static_cast<float>(x * (1.0 + 0x1p-20)) + 0x1p-149f; }
-
-// Exponent and mantissa of float16 move to their places, a multiplication by 2^112 corrects the bias; the top exponent stays the top.
-float from_f16(uint16_t half) {
-  const uint32_t h = half;
-  uint32_t bits;
-  const float scaled = from_bits((h & 0x7FFFu) << 13) * 0x1p112f;
-  std::memcpy(&bits, &scaled, sizeof bits);
-  return from_bits(bits | ((h & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u) | (h & 0x8000u) << 16);
-}
-
-uint16_t half_at(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, sizeof half);
-  return half;
-}
 
 void decode_q8_0(const uint8_t* block, int64_t cols, float* out) {
   for (int64_t i = 0; i < cols; i += 32, block += 34) {

@@ -61,6 +61,19 @@ Resident fill_weight(uint8_t* out, const std::string_view layout, int64_t rows, 
       std::memcpy(out + panels * size + 4 * p, &scale, sizeof scale);
     }
     nbytes = panels * size + (4 * panels + 63) / 64 * 64;
+  } else if (layout == "i2s_groups") {
+    nbytes = rows / kPanelRows * panel_bytes(layout, cols);
+    for (int64_t i = 0; i < nbytes; ++i) {
+      const uint32_t x = random.next();
+      out[i] = static_cast<uint8_t>(x & ~((x >> 1) & 0x55));
+    }
+    constexpr int64_t kCodes = kScaleGroup / kPanelDepth * 64;
+    for (int64_t g = kCodes; g < nbytes; g += kCodes + 4 * kPanelRows) {
+      for (int r = 0; r < kPanelRows; ++r) {
+        const float scale = 0.01f * random.value();
+        std::memcpy(out + g + 4 * r, &scale, sizeof scale);
+      }
+    }
   } else if (layout == "i2_s" || layout == "i2s_columns") {
     const int64_t codes = layout == "i2_s" ? rows * cols / 4 : cols * ((rows + kColumnRows - 1) / kColumnRows) * 64;
     for (int64_t i = 0; i < codes; ++i) {
@@ -127,9 +140,9 @@ void fill_norm(Scene& s, const Shape& shape, std::string_view layout, Random& ra
 }
 
 void fill_linear(Scene& s, const Shape& shape, std::string_view layout, Random& random) {
-  const bool panels = layout == "i2s" || layout == "tq1", gated = layout == "i2_s";
+  const bool grouped = layout == "i2s_groups", panels = grouped || layout == "i2s" || layout == "tq1", gated = layout == "i2_s";
   const int64_t rows = (shape.n + kPanelRows - 1) / kPanelRows * kPanelRows, stride = (shape.k + 63) / 64 * 64;
-  s.ints = {static_cast<int32_t>(shape.k), static_cast<int32_t>(shape.n), 0, 8, gated ? 0 : static_cast<int32_t>(shape.t % 2)};
+  s.ints = {static_cast<int32_t>(shape.k), static_cast<int32_t>(shape.n), grouped ? static_cast<int32_t>(kScaleGroup) : 0, 8, gated ? 0 : static_cast<int32_t>(shape.t % 2)};
   fill_codes(s.as<int8_t>(Scene::first_input), shape.t, shape.k, stride, random);
   if (!panels) {
     for (int64_t c = 0; c < shape.k; c += 3) s.as<int8_t>(Scene::first_input)[c] = 0;

@@ -18,7 +18,7 @@ constexpr Shape kShapes[] = {
     {3, 256, 40, 6, 2, 32},
     {2, 1120, 32, 4, 4, 16},
     {9, 512, 24, 5, 1, 20},
-    {1, 384, 40, 4, 2, 20},
+    {1, 768, 40, 4, 2, 20},
 };
 
 const Kernel* counterpart(const Kernel& kernel, int64_t t, const std::vector<Kernel>& baseline) {
@@ -40,7 +40,7 @@ bool same(const Scene& a, const Work& work_a, const Scene& b, const Work& work_b
 
 bool fits(const Kernel& kernel, const Shape& shape) {
   const std::string_view layout = kernel.layout;
-  const int64_t block = layout == "q6_k" ? 256 : layout == "q8_0" ? 32 : layout == "i2_s" ? 128 : 1;
+  const int64_t block = layout == "q6_k" || layout == "i2s_groups" ? 256 : layout == "q8_0" ? 32 : layout == "i2_s" ? 128 : 1;
   return kernel.t_min <= shape.t && (kernel.t_max == 0 || shape.t <= kernel.t_max) && shape.k % block == 0;
 }
 

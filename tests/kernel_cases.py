@@ -119,6 +119,17 @@ def trit_panels(trits: NDArray[np.int8], scale: float) -> Weight:
     return Weight("tq1", 16 * n_panels, cols, data)
 
 
+def scaled_panels(trits: NDArray[np.int8], scales: F32) -> Weight:
+    """Trits (rows, cols) with scales (rows, cols/256) as i2s_groups, written from the layout's description in kernel.h."""
+    rows, cols = trits.shape
+    n_panels, n_groups = -(-rows // 16), cols // 256
+    codes = panels(trits, 0).data[: n_panels * cols * 4].reshape(n_panels, n_groups, 1024)
+    padded = np.zeros((16 * n_panels, n_groups), np.float32)
+    padded[:rows] = scales
+    ends = np.ascontiguousarray(padded.reshape(n_panels, 16, n_groups).transpose(0, 2, 1)).view(np.uint8)
+    return Weight("i2s_groups", 16 * n_panels, cols, np.concatenate([codes, ends], axis=2).reshape(-1))
+
+
 PANELS: Mapping[str, tuple[Callable[[NDArray[np.int8], float], Weight], int, int]] = {
     "i2s": (panels, 16, 64),
     "tq1": (trit_panels, 80, 256),
@@ -148,6 +159,9 @@ LINEAR_DEPTHS = {
 
 def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
     """Every T with depths around the blocks, in turn each kind of operand and each number of rows."""
+    if layout == "i2s_groups":
+        yield from linear_groups(ts)
+        return
     pack, columns, unit = PANELS[layout]
     depths, rows = LINEAR_DEPTHS[layout], (1, 15, 16, 17, 33, 48)
     for t in ts:
@@ -173,6 +187,35 @@ def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
                     macs=t * k * n,
                     nbytes=weight.rows // 16 * (-(-k // columns) * unit + 4),
                 )
+
+
+def linear_groups(ts: Sequence[int]) -> Iterator[Case]:
+    """As ``linear`` with a scale for each 256 weights of a row, of either sign and of sizes that make the order of sums tell."""
+    rows = (1, 15, 16, 17, 33, 48)
+    for t in ts:
+        for i, (k, kind) in enumerate((k, kind) for k in (256, 512, 1280) for kind in LINEAR_KINDS):
+            if t > 12 and kind != "random":
+                continue
+            n, accumulate = rows[(i + t) % len(rows)], (i + t) % 2
+            g = _rng("linear groups", t, k, n, kind)
+            q, trits = LINEAR_KINDS[kind](g, t, k, n)
+            scale_x = g.random((t, 1), np.float32)
+            scales = (_normal(g, n, k // 256) * g.choice([1, 1000], (n, k // 256))).astype(np.float32)
+            weight = scaled_panels(trits, scales)
+            y = np.zeros((t, weight.rows), np.float32)
+            y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scales, 256)
+            initial = _normal(g, *y.shape) if accumulate else None
+            yield Case(
+                f"T={t} K={k} N={n} {kind}{', accumulate' if accumulate else ''}",
+                t,
+                {"k": k, "n": n, "group": 256, "act_bits": 8, "accumulate": accumulate},
+                (q, scale_x),
+                (y if initial is None else initial + y,),
+                (weight,),
+                initial=initial,
+                macs=t * k * n,
+                nbytes=weight.data.size,
+            )
 
 
 def _activations(g: np.random.Generator, t: int, k: int) -> Iterator[tuple[str, F32]]:

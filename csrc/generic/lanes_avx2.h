@@ -33,6 +33,10 @@ inline lanes load_first(const float* p, int64_t n) {
   if (n >= 16) return load(p);
   return {_mm256_maskload_ps(p, first_dwords(n)), _mm256_maskload_ps(p + 8, first_dwords(n - 8))};
 }
+inline lanes from_i32(const int32_t* p) {
+  const auto* v = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_cvtepi32_ps(_mm256_loadu_si256(v)), _mm256_cvtepi32_ps(_mm256_loadu_si256(v + 1))};
+}
 inline void store(float* p, lanes a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);

@@ -42,6 +42,7 @@ inline lanes operator*(factor a, lanes b) {
 }
 inline lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline lanes load_first(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+inline lanes from_i32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 inline void store(float* p, lanes a) { _mm512_storeu_ps(p, a.v); }
 inline void store_first(float* p, lanes a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
 

@@ -33,6 +33,9 @@ inline lanes splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f3
 // What multiplies lanes again and again, for `factor * lanes`.
 inline lanes factor_at(const float* p) { return splat(*p); }
 inline lanes load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+inline lanes from_i32(const int32_t* p) {
+  return {vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4)), vcvtq_f32_s32(vld1q_s32(p + 8)), vcvtq_f32_s32(vld1q_s32(p + 12))};
+}
 inline void store(float* p, lanes x) {
   vst1q_f32(p, x.a);
   vst1q_f32(p + 4, x.b);

@@ -50,6 +50,14 @@ inline lanes load_first(const float* p, int64_t n) {
   std::memcpy(&x, p, static_cast<size_t>(4 * n));
   return x;
 }
+inline floats from_four_i32(const int32_t* p) {
+  integers x;
+  std::memcpy(&x, p, sizeof x);
+  return __builtin_convertvector(x, floats);
+}
+inline lanes from_i32(const int32_t* p) {
+  return {from_four_i32(p), from_four_i32(p + 4), from_four_i32(p + 8), from_four_i32(p + 12)};
+}
 inline void store(float* p, const lanes& x) { std::memcpy(p, &x, 64); }
 inline void store_first(float* p, const lanes& x, int64_t n) { std::memcpy(p, &x, static_cast<size_t>(4 * n)); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "generic/dot_avx512.h"
+#include "generic/groups.h"
 #include "generic/kernel_names.h"
 #include "generic/panels.h"
 
@@ -59,7 +60,7 @@ void finish(const __m512i* sums, int64_t n, int64_t n_panels, const Tokens& x, c
 // Few tokens, memory-bound: one panel, one stream. The four bit pairs of a byte are multiplied where they stand, as code·4^j in
 // four sums that are shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j.
 template <int T>
-void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+[[gnu::always_inline]] inline void dots_in_place(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t a_stride, __m512i* sums) {
   const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
                 mask3 = _mm512_set1_epi8(static_cast<char>(192));
   constexpr int64_t ahead = T == 1 ? 8192 : 2048;  // the faster bytes are used up, the more must be under way
@@ -68,15 +69,14 @@ void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Token
   clear(s1);
   clear(s2);
   clear(s3);
-  const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
     _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(block);
-    add_dots(s0, _mm512_and_si512(w, mask0), a, x.a_stride);
-    add_dots(s1, _mm512_and_si512(w, mask1), a + 4, x.a_stride);
-    add_dots(s2, _mm512_and_si512(w, mask2), a + 8, x.a_stride);
-    add_dots(s3, _mm512_and_si512(w, mask3), a + 12, x.a_stride);
+    add_dots(s0, _mm512_and_si512(w, mask0), a, a_stride);
+    add_dots(s1, _mm512_and_si512(w, mask1), a + 4, a_stride);
+    add_dots(s2, _mm512_and_si512(w, mask2), a + 8, a_stride);
+    add_dots(s3, _mm512_and_si512(w, mask3), a + 12, a_stride);
     settle(s0);
     settle(s1);
     settle(s2);
@@ -87,8 +87,13 @@ void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Token
   add_shifted(s0, s1, 2);
   add_shifted(s0, s2, 4);
   add_shifted(s0, s3, 6);
-  __m512i sums[T];
   store(s0, sums);
+}
+
+template <int T>
+void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  __m512i sums[T];
+  dots_in_place<T>(block, n_blocks, x.a, x.a_stride, sums);
   finish(sums, T, 1, x, scales_w, column);
 }
 
@@ -146,25 +151,29 @@ template <int T>
 
 // T tokens × one panel from the packed bytes: the vector units that shift and mask are not those that multiply. |sum| ≤ 256·K.
 template <int T>
-void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+[[gnu::always_inline]] inline void dots_of_codes(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t a_stride, __m512i* sums) {
   const __m512i mask = _mm512_set1_epi8(3);
   Rows16<T> s;
   clear(s);
-  const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
     _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(block);
-    add_dots(s, _mm512_and_si512(w, mask), a, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, x.a_stride);
+    add_dots(s, _mm512_and_si512(w, mask), a, a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, a_stride);
+    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, a_stride);
     settle(s);
     block += kPanelBlockBytes;
     a += kPanelDepth;
   } while (block < stop);
-  __m512i sums[T];
   store(s, sums);
+}
+
+template <int T>
+void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  __m512i sums[T];
+  dots_of_codes<T>(block, n_blocks, x.a, x.a_stride, sums);
   finish(sums, T, 1, x, scales_w, column);
 }
 
@@ -267,6 +276,24 @@ KERNEL_FUNCTION(i2s_gemm) {
   }
   count_linear(call, panels, begin, end, work);
 }
+
+// A group of a panel × T tokens: few from the bytes as they stand.
+template <int T>
+void group_tile(const uint8_t* codes, const int8_t* a, int64_t stride, int32_t* sums) {
+  auto* vectors = reinterpret_cast<__m512i*>(sums);
+  if constexpr (T <= 4) {
+    dots_in_place<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);
+  } else {
+    dots_of_codes<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);
+  }
+}
+constexpr GroupTile kGroupTiles[] = {group_tile<1>, group_tile<2>, group_tile<3>, group_tile<4>,  group_tile<5>,  group_tile<6>,
+                                     group_tile<7>, group_tile<8>, group_tile<9>, group_tile<10>, group_tile<11>, group_tile<12>};
+
+inline int32_t group_total(const int8_t* a) { return sum_of(a, ScaledPanels::kBlocks); }
+
+KERNEL_FUNCTION(i2s_groups_gemv) { linear_groups(call, begin, end, kGroupTiles, 1, group_total, work); }
+KERNEL_FUNCTION(i2s_groups_gemm) { linear_groups(call, begin, end, kGroupTiles, kTile, group_total, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -3,6 +3,7 @@
 
 #include <arm_neon.h>
 
+#include "generic/groups.h"
 #include "generic/trits.h"
 
 namespace tritium {
@@ -87,6 +88,14 @@ void multiply(const Call& call, int64_t begin, int64_t end, const Tile* tiles, i
   }
   count_linear(call, panels, begin, end, work);
 }
+
+// A tile on a group of a panel.
+template <Tile kTile>
+void group_tile(const uint8_t* codes, const int8_t* a, int64_t stride, int32_t* sums) {
+  kTile(codes, ScaledPanels::kBlocks, a, stride, reinterpret_cast<int32x4_t*>(sums));
+}
+
+inline int32_t group_total(const int8_t* a) { return sum_of(a, ScaledPanels::kBlocks); }
 
 }  // namespace
 }  // namespace tritium

@@ -39,6 +39,22 @@ struct TritPanels : PanelRange {
   explicit TritPanels(const Resident& w) : PanelRange(w, kTritDepth, kGroupBytes), n_groups(bytes / kGroupBytes) {}
 };
 
+// Panels of i2s_groups: each group of 256 columns is followed by a scale for each of its rows.
+struct ScaledPanels {
+  static constexpr int64_t kBlocks = kScaleGroup / kPanelDepth;
+  static constexpr int64_t kCodeBytes = kBlocks * kPanelBlockBytes;
+  static constexpr int64_t kStep = kCodeBytes + kPanelRows * 4;
+
+  const uint8_t* data;
+  int64_t n_groups;
+  int64_t bytes;  // of a panel
+
+  explicit ScaledPanels(const Resident& w) : data(w.data), n_groups(w.cols / kScaleGroup), bytes(n_groups * kStep) {}
+
+  const uint8_t* codes(int64_t p, int64_t g) const { return data + p * bytes + g * kStep; }
+  const float* scales(int64_t p, int64_t g) const { return reinterpret_cast<const float*>(codes(p, g) + kCodeBytes); }
+};
+
 // The activations that a panel's last group reads where rows end before it does: those that are there, then zeros.
 template <int64_t kMostTokens>
 struct Tails {
@@ -53,14 +69,17 @@ struct Tails {
   }
 };
 
-// Codes and scales of the panels [begin, end), read once; products of the true rows only.
-inline void count_linear(const Call& call, const PanelRange& panels, int64_t begin, int64_t end, Work& work) {
+// Codes and scales of the panels [begin, end), each of so many bytes, read once; products of the true rows only.
+inline void count_linear(const Call& call, int64_t panel_bytes, int64_t begin, int64_t end, Work& work) {
   const Resident& w = call.weights[0];
   const int64_t n = call.ints[1];
   const int64_t last = n < kPanelRows * end ? n : kPanelRows * end;
   const int64_t rows = last > kPanelRows * begin ? last - kPanelRows * begin : 0;
   work.macs += static_cast<uint64_t>(call.t * rows * w.cols);
-  work.bytes += static_cast<uint64_t>((end - begin) * (panels.bytes + 4));
+  work.bytes += static_cast<uint64_t>((end - begin) * panel_bytes);
+}
+inline void count_linear(const Call& call, const PanelRange& panels, int64_t begin, int64_t end, Work& work) {
+  count_linear(call, panels.bytes + 4, begin, end, work);
 }
 
 // Tokens of tile i when t tokens are cut into tiles of nearly equal size, at most `widest`.

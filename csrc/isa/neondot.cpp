@@ -30,6 +30,11 @@ KERNEL_FUNCTION(i2s_gemm) { multiply<Panels>(call, begin, end, kTiles, 4, work);
 KERNEL_FUNCTION(tq1_gemv) { multiply<TritPanels>(call, begin, end, kTiles, 1, work); }
 KERNEL_FUNCTION(tq1_gemm) { multiply<TritPanels>(call, begin, end, kTiles, 4, work); }
 
+constexpr GroupTile kGroupTiles[] = {group_tile<dot_tile<1>>, group_tile<dot_tile<2>>, group_tile<dot_tile<3>>, group_tile<dot_tile<4>>};
+
+KERNEL_FUNCTION(i2s_groups_gemv) { linear_groups(call, begin, end, kGroupTiles, 1, group_total, work); }
+KERNEL_FUNCTION(i2s_groups_gemm) { linear_groups(call, begin, end, kGroupTiles, 4, group_total, work); }
+
 }  // namespace
 }  // namespace tritium
 

@@ -9,6 +9,7 @@
 #include "generic/attention.h"
 #include "generic/embedding.h"
 #include "generic/glu.h"
+#include "generic/groups.h"
 #include "generic/logits.h"
 #include "generic/norm.h"
 #include "generic/panels.h"
@@ -114,6 +115,17 @@ KERNEL_FUNCTION(i2s_gemv) { linear<Panels>(call, begin, end, work); }
 KERNEL_FUNCTION(i2s_gemm) { linear<Panels>(call, begin, end, work); }
 KERNEL_FUNCTION(tq1_gemv) { linear<TritPanels>(call, begin, end, work); }
 KERNEL_FUNCTION(tq1_gemm) { linear<TritPanels>(call, begin, end, work); }
+
+void group_tile(const uint8_t* codes, const int8_t* a, int64_t, int32_t* sums) {
+  std::memset(sums, 0, kPanelRows * sizeof *sums);
+  add_product(codes, ScaledPanels::kBlocks, a, sums);
+}
+constexpr GroupTile kGroupTiles[] = {group_tile};
+
+inline int32_t group_total(const int8_t* a) { return sum_of(a, kScaleGroup); }
+
+KERNEL_FUNCTION(i2s_groups_gemv) { linear_groups(call, begin, end, kGroupTiles, 1, group_total, work); }
+KERNEL_FUNCTION(i2s_groups_gemm) { linear_groups(call, begin, end, kGroupTiles, 1, group_total, work); }
 
 }  // namespace
 }  // namespace tritium

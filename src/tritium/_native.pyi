@@ -33,7 +33,8 @@ def build_info() -> tuple[str, str, str]:
 
 def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], int, int, float, str]], n_threads: int = 1, layout: str = 'i2s') -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
-    Repack ternary tensors into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows.
+    Repack ternary tensors into panels of layout "i2s" or "tq1", stacked, each padded to 16 rows;
+    of "i2s_groups" with the scales of their blocks.
 
     parts: (file bytes, rows, cols, scale, dialect), all of one width. Dialects: I2_S's "128", "64" and "4row", with the
     32 bytes of tail, "tq1_0" and "tq2_0".

@@ -126,7 +126,10 @@ def _stack(nodes: list[Fused], backend: Backend) -> list[Fused]:
     out: list[Fused] = []
     for f in nodes:
         last = out[-1] if out else None
-        if last and f.op == last.op == "linear" and f.inputs == last.inputs and last.attrs["n"] % PANEL_ROWS == 0:
+        if (
+            last and f.op == last.op == "linear" and f.inputs == last.inputs and last.attrs["n"] % PANEL_ROWS == 0
+            and f.attrs["group"] == last.attrs["group"]
+        ):  # fmt: skip
             attrs = {**f.attrs, "n": last.attrs["n"] + f.attrs["n"]}
             out[-1] = Fused("linear", (*last.nodes, *f.nodes), f.inputs, (*last.outputs, *f.outputs), attrs)
         else:
@@ -231,7 +234,10 @@ def _in_layout(f: Fused, graph: Graph, backend: Backend, weight_layout: str) -> 
     if f.op != "linear":
         return f
     n, k, file_layout = int(f.attrs["n"]), int(f.attrs["k"]), graph.weights[f.nodes[0].weights[0]].layout
-    return replace(f, layout=backend.linear_layout(file_layout, n, k, weight_layout, is_sparse=f.sparse is not None))
+    layout = backend.linear_layout(
+        file_layout, n, k, weight_layout, is_sparse=f.sparse is not None, group=int(f.attrs["group"])
+    )
+    return replace(f, layout=layout)
 
 
 def _readers(nodes: list[Fused]) -> dict[str, int]:

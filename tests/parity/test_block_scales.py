@@ -1,7 +1,8 @@
-"""Models whose file has a scale a block: of one value they run as one of a scale a tensor does, on every back end."""
+"""Models whose file has a scale a block: of one value they run as one of a scale a tensor does; else by groups, on every back end."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from forwarding import forward, sha256, token_sequences
 from tiny_models import TinyConfig, write_tiny
 from tritium import backends
 from tritium.backends.cpu import isas
+from tritium.errors import UnsupportedError
 from tritium.executor import Executor
 from tritium.formats.gguf import open_gguf
 from tritium.formats.gguf_writer import GGUFWriter
@@ -22,8 +24,11 @@ CONFIG = TinyConfig("bitnet-b1.58", 256, 4, 2, 64, 512, tied=True)
 """Rows of whole blocks of 256."""
 
 
-def repacked(source: Path, path: Path, layout: str) -> Path:
-    """The model in another ternary layout, its scales rounded to float16 and a few blocks of weights 0."""
+def repacked(source: Path, path: Path, layout: str, differ: Collection[str] = ()) -> Path:
+    """The model in another ternary layout, its scales rounded to float16 and a few blocks of weights 0.
+
+    Of the matrices in ``differ`` each block has a scale of its own.
+    """
     target = LAYOUTS[layout]
     with open_gguf(source) as file, GGUFWriter(path) as out:
         for key in file.metadata:
@@ -38,15 +43,19 @@ def repacked(source: Path, path: Path, layout: str) -> Path:
             blocks = trits.reshape(-1, 256)
             blocks[:: len(blocks) // 3] = 0
             scales = np.full(len(blocks), np.float16(scale[0]), np.float32)
+            if name.split(".")[2] in differ:
+                raw = np.asarray(np.random.PCG64(len(name)).random_raw(len(blocks)))
+                spread = (raw >> np.uint64(40)) / float(1 << 24) + 0.5
+                scales = (scales * spread).astype(np.float16).astype(np.float32)
             scales[(blocks == 0).all(axis=1)] = 0
             out.write(name, target.pack_trits(trits, scales if target.group else scales[1:2]))
     return path
 
 
 def run(
-    path: Path, backend: str, *, threads: int = 1, weight_layout: str = "auto", sparse: str = "off"
+    path: Path, backend: str, *, threads: int = 1, chunk: int = 7, weight_layout: str = "auto", sparse: str = "off"
 ) -> tuple[int, str]:
-    """(product's scale a group, hash of the logits of all tokens)."""
+    """(products with a scale a group, hash of the logits of all tokens)."""
     with open_gguf(path) as file:
         graph = build_graph(file)
         plan = make_plan(
@@ -60,8 +69,8 @@ def run(
         assert backend != "cpu" or any(r.layout == "i2_s" for r in plan.residents) == (sparse == "on")
         sequences = token_sequences(graph.config.vocab_size, (70, 3))
         with Executor(plan, file, n_threads=threads, kv_blocks=4) as executor:
-            logits = sha256(forward(executor, sequences, 7 if sparse == "off" else 1, None))
-    return sum(int(node.attrs["group"]) for node in graph.nodes if node.op == "linear"), logits
+            logits = sha256(forward(executor, sequences, chunk, None))
+    return sum(node.attrs["group"] == 256 for node in graph.nodes if node.op == "linear"), logits
 
 
 @pytest.mark.parametrize("layout", ["tq1_0", "tq2_0"])
@@ -73,5 +82,44 @@ def test_equal_scales_give_the_bits_of_one_scale(layout: str, tmp_path: Path, mo
     assert expected[0] == 0
     for isa in isas():
         monkeypatch.setenv("TRITIUM_ISA", isa)
-        assert run(path, "cpu", sparse="on") == expected
+        assert run(path, "cpu", chunk=1, sparse="on") == expected
         assert run(path, "cpu", threads=3, weight_layout="1.6bit") == expected
+
+
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@pytest.mark.parametrize(
+    ("layout", "differ", "expected"),
+    [
+        ("tq1_0", MATRICES, "26b0342e9407dfc46dd7810f0c041e5f78564d36f3749ca3a63fd9a35afc922d"),
+        ("tq2_0", MATRICES, "26b0342e9407dfc46dd7810f0c041e5f78564d36f3749ca3a63fd9a35afc922d"),
+        # Neighbors that cannot be stacked, and a gate without its up.
+        (
+            "tq2_0",
+            ("attn_k", "attn_output", "ffn_up"),
+            "3f67a1efb75b52c78f1fbecc15b34d31237f0796bd43edd80a66230defd95738",
+        ),
+    ],
+)
+def test_scales_that_differ_give_the_bits_of_the_reference(
+    layout: str, differ: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf", CONFIG)
+    path = repacked(tiny, tmp_path / "m.gguf", layout, differ)
+    golden = CONFIG.n_layers * len(differ), expected
+    assert run(path, "reference") == golden
+    for isa in isas():
+        monkeypatch.setenv("TRITIUM_ISA", isa)
+        assert run(path, "cpu", chunk=1) == golden
+        assert run(path, "cpu", threads=3) == golden
+        assert run(path, "cpu", threads=2, chunk=64) == golden
+
+
+def test_what_has_a_scale_a_group_is_dense_and_of_2_bits(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf", CONFIG)
+    path = repacked(tiny, tmp_path / "m.gguf", "tq2_0", ("ffn_up", "ffn_down"))
+    with pytest.raises(UnsupportedError, match="no zeros to leave out"):
+        run(path, "cpu", sparse="on")
+    with pytest.raises(UnsupportedError, match="a scale a group: expected 2 bits"):
+        run(path, "cpu", weight_layout="1.6bit")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kernel_cases import trit_panels
+from kernel_cases import scaled_panels, trit_panels
 from sparse_cases import columns
 from tritium import _native
 from tritium.layouts import I2S_LAYOUTS, LAYOUTS
@@ -75,7 +75,7 @@ def test_stacked_tensors_of_digits_end_with_their_scales() -> None:
 
 
 def test_another_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match="layout: expected i2s or tq1, got tq2"):
+    with pytest.raises(ValueError, match="layout: expected i2s, tq1 or i2s_groups, got tq2"):
         _native.pack_i2s([GOOD], 1, "tq2")
 
 
@@ -212,3 +212,23 @@ def test_a_code_3_is_found_on_the_way_to_rows(at: int) -> None:
 def test_rows_fill_blocks() -> None:
     with pytest.raises(ValueError, match="columns: expected a multiple of 128, got 64"):
         _native.pack_i2s_rows(*file_part(random_trits(4, 64), 1.0, "128"))
+
+
+@pytest.mark.parametrize("dialect", ["tq1_0", "tq2_0"])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_scale_a_block_is_a_scale_a_group_of_a_row(dialect: str, n_threads: int) -> None:
+    parts, expected = [], []
+    for rows in (40, 16, 3):
+        trits = random_trits(rows, 768)
+        scales = np.random.default_rng(rows).standard_normal((rows, 3)).astype(np.float16)
+        scales[0] = (6e-8, -0.0, 65504)
+        scales = scales.astype(np.float32)
+        parts.append((LAYOUTS[dialect].pack_trits(trits, scales), *trits.shape, 0.0, dialect))
+        expected.append(scaled_panels(trits, scales).data)
+    packed = _native.pack_i2s(parts, n_threads, "i2s_groups")
+    assert packed.tobytes() == np.concatenate(expected).tobytes()
+
+
+def test_a_tensor_of_one_scale_has_none_a_group() -> None:
+    with pytest.raises(ValueError, match="part 0: expected a scale a group"):
+        _native.pack_i2s([file_part(random_trits(16, 256), 1.0, "128")], 1, "i2s_groups")

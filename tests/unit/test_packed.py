@@ -347,6 +347,7 @@ PACKED_BYTES = {
     ("i2s", 1): "7108c6177eda5c1881bfe8f1ce4df96c956a793764554a8dcfe4475ce03410a3",
     ("tq1", 1): "1481997bab91409b643d7c55b6be67d529fdbb8e5490c7a7f1bbfc57033f6c58",
     ("i2_s", 1): "3cfa5d402d36d708e2a9709deb7e9ec86bc9ad578a27a329763b0c11cac193c9",
+    ("i2s_groups", 1): "e035501c4c96659dad9b60a1063af4e346992000edd5e3ad6e4033329626bac9",
     ("i2s_columns", 1): "cc695103aacc3a2cf01cb7b53b2e54e78761346871d84907b229ecd5dfdfdcc8",
     ("plane44", 1): "21e771410ef36d0028090465268464b78456abf5bb6637dc024ba5287dfe50df",
 }
@@ -359,6 +360,10 @@ def test_packed_bytes_change_only_with_their_version() -> None:
     part = (LAYOUTS["i2_s"].pack_trits(trits, np.array([0.75], np.float32)), 35, 128, 0.75, "128")
     found["i2s", cpu.PACKED["i2s"][0]] = _native.pack_i2s([part], 1)
     found["tq1", cpu.PACKED["tq1"][0]] = _native.pack_i2s([part], 1, "tq1")
+    scales = np.arange(-4, 4, dtype=np.float32)
+    blocks = LAYOUTS["tq2_0"].pack_trits(np.resize(trits, (4, 512)), scales)
+    groups = cpu.PACKED["i2s_groups"][0]
+    found["i2s_groups", groups] = _native.pack_i2s([(blocks, 4, 512, 0.0, "tq2_0")], 1, "i2s_groups")
     found["i2_s", cpu.PACKED["i2_s"][0]] = _native.pack_i2s_rows(*part, 1)
     found["i2s_columns", cpu.PACKED["i2s_columns"][0]] = _native.pack_i2s_columns(*part, 1)
     head = (np.arange(35 * 64, dtype=np.float32) % 97 - 48).astype(np.float16)

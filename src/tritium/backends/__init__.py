@@ -88,10 +88,13 @@ class Backend(Protocol):
         """The layout in which an op other than linear wants a weight of this file layout in memory."""
         ...
 
-    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+    def linear_layout(
+        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
+    ) -> str:
         """The layout in memory of a linear's matrix (n, k) of this file layout.
 
-        ``weight_layout``: "auto" (the quicker one), "2bit", "1.6bit". ``is_sparse``: for one token another layout is read.
+        ``weight_layout``: "auto" (the quicker one), "2bit", "1.6bit". ``is_sparse``: for one token another layout is read;
+        ``group``: weights of a row that share a scale, 0 for all.
         UnsupportedError for one that the back end does not have.
         """
         ...

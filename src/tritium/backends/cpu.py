@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import tritium
 from tritium import _native, env, numerics
 from tritium.backends import COLUMNS_LAYOUT, Program, TensorSource
-from tritium.backends.kernel_choice import DIALECTS, PANELS, PLANE_LAYOUT, ROWS_LAYOUT, KernelChoice
+from tritium.backends.kernel_choice import DIALECTS, GROUPS_LAYOUT, PANELS, PLANE_LAYOUT, ROWS_LAYOUT, KernelChoice
 from tritium.backends.packed import PackedStore
 from tritium.backends.tuning import FOLDER, Tuner, product_plan
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
@@ -383,11 +383,10 @@ def _columns(source: TensorSource, n_threads: int, resident: Resident) -> NDArra
 
 
 def _part(name: str, source: TensorSource) -> tuple[NDArray[np.uint8], int, int, float, str]:
-    """A ternary tensor of one scale as the packing takes it. FormatError names the byte of a scale that is not finite."""
+    """A ternary tensor as the packing takes it, its scale 0 if it has several. FormatError names one that is not finite."""
     info, scale = source.tensors[name], source.scale(name)
-    assert scale is not None, name
     rows, cols = info.shape
-    return source.data(name), rows, cols, float(scale), DIALECTS[info.layout]
+    return source.data(name), rows, cols, 0.0 if scale is None else float(scale), DIALECTS[info.layout]
 
 
 def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) -> FormatError:
@@ -399,6 +398,7 @@ def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) 
 PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
     "i2s": (1, _panels),
     "tq1": (1, _panels),
+    GROUPS_LAYOUT: (1, _panels),
     ROWS_LAYOUT: (1, _rows),
     COLUMNS_LAYOUT: (1, _columns),
     PLANE_LAYOUT: (1, _plane),

@@ -15,6 +15,9 @@ PANEL_ROWS = 16
 ALIGNMENT = 64
 PANELS = {"i2s": (16, 64), "tq1": (80, 256)}
 """Layouts of panels of 16 rows: columns and bytes of their unit."""
+GROUPS_LAYOUT = "i2s_groups"
+GROUP, GROUP_BYTES = 256, 16 * 64 + 64
+"""Columns that share a scale in that layout, and what sixteen rows of them take."""
 WEIGHT_LAYOUTS = {name: layout for layout, name in NAMES.items()}
 """What a caller may ask for by name."""
 PLANE_LAYOUT = "plane44"
@@ -59,12 +62,12 @@ class KernelChoice:
 
     def kernels(self, op: str, layout: str, attrs: Mapping[str, float]) -> tuple[KernelRow, ...]:
         """The best instruction set's rows for the op and layout, in ascending order of T."""
-        if op == "linear" and (attrs["group"] or attrs["act_bits"] != 8):
+        if op == "linear" and (attrs["group"] not in (0, GROUP) or attrs["act_bits"] != 8):
             raise UnsupportedError(
                 "no native kernel",
                 where=f"linear with {int(attrs['act_bits'])}-bit activations and "
                 + (f"a scale per {int(attrs['group'])} weights" if attrs["group"] else "one scale per tensor"),
-                expected="8-bit activations and one scale per tensor",
+                expected=f"8-bit activations and one scale per tensor or per {GROUP} weights",
                 hint="Run it with --backend reference",
             )
         chosen: list[KernelRow] = []
@@ -89,11 +92,18 @@ class KernelChoice:
             return file_layout
         return "f32"
 
-    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+    def linear_layout(
+        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
+    ) -> str:
         """Panels of 2 or 1.6 bits a weight. "auto": of a large matrix those that took less time, where somebody has timed them.
 
-        Sparse matrices, of which one token reads only a part, keep 2 bits: their panels serve many tokens.
+        Sparse matrices, of which one token reads only a part, keep 2 bits: their panels serve many tokens. With a scale a group
+        there is one layout, of 2 bits.
         """
+        if group:
+            if weight_layout == "1.6bit":
+                raise UnsupportedError("a matrix has a scale a group", expected="2 bits", got="1.6 bits")
+            return GROUPS_LAYOUT
         if weight_layout != "auto":
             if weight_layout != "2bit" and k > TRIT_DEPTH:
                 raise UnsupportedError(
@@ -118,6 +128,8 @@ class KernelChoice:
         if layout in PANELS:
             panels, (columns, unit) = rows // PANEL_ROWS, PANELS[layout]
             return panels * -(-cols // columns) * unit + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        if layout == GROUPS_LAYOUT:
+            return rows // PANEL_ROWS * (cols // GROUP) * GROUP_BYTES
         if layout == COLUMNS_LAYOUT:
             return cols * -(-rows // 256) * 64 + ALIGNMENT
         if layout == PLANE_LAYOUT:

@@ -37,7 +37,9 @@ class ReferenceBackend:
         """The file's layout."""
         return file_layout
 
-    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool) -> str:
+    def linear_layout(
+        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
+    ) -> str:
         """The file's layout."""
         refuse_layout(weight_layout, f"back end {self.name}")
         return file_layout

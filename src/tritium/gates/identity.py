@@ -25,14 +25,14 @@ BITS = {
 I2S_TAIL_BYTES = 32
 TERNARY = ("i2_s", "i2_s_64", "i2_s_4row", "tq1_0", "tq2_0", "hf_u8", "tl1", "tl2", "qk256", "q2_0", "pq2_0", "ptq1_0")
 PANEL_ROWS, ALIGNMENT = 16, 64
-PANELS = {"i2s": (16, 64), "tq1": (80, 256)}
-"""Layouts of panels of 16 rows: columns and bytes of their unit."""
+PANELS = {"i2s": (16, 64, 4), "tq1": (80, 256, 4), "i2s_groups": (256, 16 * 64 + 64, 0)}
+"""Layouts of panels of 16 rows: columns and bytes of their unit, and bytes of the scale that a panel has behind all units."""
 COLUMN_ROWS = 256
 
 
 def panel_bytes(layout: str, cols: int) -> int:
-    """Bytes of a panel of 16 rows without its scale."""
-    columns, unit = PANELS[layout]
+    """Bytes of a panel of 16 rows without the scale that stands elsewhere."""
+    columns, unit, _ = PANELS[layout]
     return -(-cols // columns) * unit
 
 
@@ -210,7 +210,9 @@ def _resident_fault(r: Mapping[str, Any], facts: Facts, layouts: Mapping[str, st
             )
         rows = sum(-(-s[0] // PANEL_ROWS) * PANEL_ROWS for s in shapes)
         panels = rows // PANEL_ROWS
-        nbytes = panels * panel_bytes(r["layout"], r["cols"]) + -(-panels * 4 // ALIGNMENT) * ALIGNMENT
+        nbytes = (
+            panels * panel_bytes(r["layout"], r["cols"]) + -(-panels * PANELS[r["layout"]][2] // ALIGNMENT) * ALIGNMENT
+        )
     elif r["layout"] == "i2s_columns":
         if len(r["tensors"]) > 1 or layouts[name] not in TERNARY:
             return check("layout_map", "E1", False, name, "one ternary tensor", "Columns are those of one matrix")

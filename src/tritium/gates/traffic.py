@@ -96,7 +96,7 @@ def _expected(facts: Facts, s: StepWork, names: list[str]) -> int | None:
         return None
     shapes = [facts.shapes.get(name, [0, 0]) for name in names]
     panels = sum(-(-shape[0] // PANEL_ROWS) for shape in shapes)
-    return panels * (panel_bytes(entry.layout, shapes[0][-1]) + 4) * calls
+    return panels * (panel_bytes(entry.layout, shapes[0][-1]) + PANELS[entry.layout][2]) * calls
 
 
 def _cache(facts: Facts) -> Check:
