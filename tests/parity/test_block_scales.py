@@ -1,4 +1,4 @@
-"""Models whose file has a scale a block: of one value they run as one of a scale a tensor does; else by groups, on every back end."""
+"""Models whose file has a scale a block: of one value they run as one of a scale a tensor does, else by groups, everywhere."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ CODERS = QUANTIZERS | {"rope_apply_int8"}
 ATTENTIONS = {"attention_real", "attention_int8"}
 LINEARS = {"i2s_gemv", "i2s_gemm"}
 TRITS = {"tq1_gemv", "tq1_gemm"}
+GROUPS = {"i2s_groups_gemv", "i2s_groups_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
 BLOCKED = {f"{op}_{layout}" for op in ("logits_projection", "threshold", "rescore") for layout in ("q8_0", "q6_k")}
 RESCORES = {f"{op}_{layout}" for op in ("threshold", "rescore") for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
@@ -60,7 +61,8 @@ MUTANTS = {
 }  # fmt: skip
 MORE_MUTANTS = {
     "lane_of_the_sum_of_activations_dropped": Mutant(
-        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)", LINEARS | TRITS
+        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)",
+        LINEARS | TRITS | GROUPS,
     ),
     "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS),
     "order_of_a_norm_s_products": Mutant(
@@ -114,7 +116,14 @@ MORE_MUTANTS = {
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
     ),
     "logical_shift_of_negative_sums": Mutant(
-        "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS
+        "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS | GROUPS
+    ),
+    "products_of_scales_last": Mutant(
+        "avx2", "generic/groups.h", "(from_i32(sums) - splat(total)) * (splat(scale) * scales_w)",
+        "((from_i32(sums) - splat(total)) * splat(scale)) * scales_w", GROUPS,
+    ),
+    "scales_of_the_first_group": Mutant(
+        "avx2", "generic/groups.h", "load(panels.scales(p, g))", "load(panels.scales(p, 0))", GROUPS
     ),
     "second_panel_of_a_pair_twice_the_first": Mutant(
         "avx512vnni", "generic/linear_avx512.h", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);",

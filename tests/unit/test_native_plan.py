@@ -172,7 +172,8 @@ BAD_PLANS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "many_heads": (lambda p: _attrs(p, "attention", n_heads=8), "expected 256 columns"),
     "depth": (lambda p: _attrs(p, "linear", k=144), "linear: expected a weight of k columns"),
     "negative": (lambda p: _attrs(p, "linear", n=-1), "linear: expected n above 0"),
-    "group": (lambda p: _attrs(p, "linear", group=64), "group 0"),
+    "group": (lambda p: _attrs(p, "linear", group=64), "group 0 or 256"),
+    "group of panels without": (lambda p: _attrs(p, "linear", group=256), "a ternary layout that it can read"),
     "bits": (lambda p: _attrs(p, "rmsnorm_quantize", act_bits=16), "act_bits 8"),
     "eps": (lambda p: _attrs(p, "rmsnorm_quantize", eps=float("nan")), "a finite eps"),
 }
