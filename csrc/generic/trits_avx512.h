@@ -8,21 +8,14 @@
 namespace tritium {
 namespace {
 
-// What the 81 numbers below 3⁴ say: the digit `one` of each, or all four as the codes of an i2s byte.
-struct Digits {
-  alignas(64) uint8_t one[4][128];
-  alignas(64) uint8_t codes[128];
+// The four digits of the numbers below 3⁴ as the codes of an i2s byte.
+struct Codes {
+  alignas(64) uint8_t of[128];
 };
-constexpr Digits kDigits = [] {
-  Digits digits{};
-  for (int r = 0; r < 81; ++r) {
-    const int d[4] = {r % 3, r / 3 % 3, r / 9 % 3, r / 27};
-    for (int j = 0; j < 4; ++j) {
-      digits.one[j][r] = static_cast<uint8_t>(d[j]);
-      digits.codes[r] = static_cast<uint8_t>(digits.codes[r] | d[j] << 2 * j);
-    }
-  }
-  return digits;
+constexpr Codes kCodes = [] {
+  Codes codes{};
+  for (int r = 0; r < 81; ++r) codes.of[r] = static_cast<uint8_t>(r % 3 | r / 3 % 3 << 2 | r / 9 % 3 << 4 | r / 27 << 6);
+  return codes;
 }();
 
 struct Table {
@@ -41,8 +34,8 @@ struct Table {
   return _mm512_min_epu8(_mm512_min_epu8(v, once), twice);
 }
 
-// The sums of T tokens: of four digits of a byte, and of 81 times the fifth. Three tokens or fewer wait for their products: the
-// four digits have a sum each.
+// Σ of T tokens: of four digits of a byte, and of 81 times the fifth. Three tokens or fewer have registers for a sum a digit, as
+// code·4^j, which saves shifts: |sum| ≤ 128·128·K/5.
 template <int T>
 struct TritSums {
   static constexpr bool kIsWide = T <= 3;
@@ -59,35 +52,44 @@ template <int T>
   clear(s.fifth);
 }
 
+// One block of T tokens: `a` meets the four digits, `last` the fifth. Few instructions count here, and of those with three operands,
+// which take turns with the products, one look-up costs as much as two that mask.
+template <int T>
+[[gnu::always_inline]] inline void add_block(TritSums<T>& s, const uint8_t* block, const Table& table, const int8_t* a, const int8_t* last,
+                                             int64_t stride) {
+  constexpr int64_t ahead = T == 1 ? 4096 : 2048;
+  _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
+  const __m512i v = _mm512_loadu_si512(block), r = modulo_81(v), codes = look_up(table, r);
+  add_dots(s.fifth, _mm512_sub_epi8(v, r), last, stride);
+  if constexpr (TritSums<T>::kIsWide) {
+    add_dots(s.first, _mm512_and_si512(codes, _mm512_set1_epi8(3)), a, stride);
+    add_dots(s.second, _mm512_and_si512(codes, _mm512_set1_epi8(12)), a + 4, stride);
+    add_dots(s.third, _mm512_and_si512(codes, _mm512_set1_epi8(48)), a + 8, stride);
+    add_dots(s.fourth, _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(192))), a + 12, stride);
+  } else {
+    const __m512i mask = _mm512_set1_epi8(3);
+    add_dots(s.first, _mm512_and_si512(codes, mask), a, stride);
+    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 2), mask), a + 4, stride);
+    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 4), mask), a + 8, stride);
+    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 6), mask), a + 12, stride);
+  }
+}
+
 // Groups of four blocks × 80 columns of T tokens. |Σ digit·a| ≤ 256·K; what 81·digit adds up to may wrap around.
 template <int T>
-[[gnu::always_inline]] inline void add_groups(TritSums<T>& s, const uint8_t* block, int64_t n_groups, const int8_t* a,
-                                                           int64_t stride) {
-  constexpr int64_t ahead = T == 1 ? 8192 : 2048;
-  const Table digit0(kDigits.one[0]), digit1(kDigits.one[1]), digit2(kDigits.one[2]), digit3(kDigits.one[3]);
-  for (const uint8_t* stop = block + kGroupBytes * n_groups; block < stop; a += kTritDepth) {
-    for (int64_t i = 0; i < 4; ++i, block += kPanelBlockBytes) {
-      _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
-      const __m512i v = _mm512_loadu_si512(block), r = modulo_81(v);
-      const int8_t* x = a + kPanelDepth * i;
-      add_dots(s.fifth, _mm512_sub_epi8(v, r), a + 4 * kPanelDepth + 4 * i, stride);
-      if constexpr (TritSums<T>::kIsWide) {
-        add_dots(s.first, look_up(digit0, r), x, stride);
-        add_dots(s.second, look_up(digit1, r), x + 4, stride);
-        add_dots(s.third, look_up(digit2, r), x + 8, stride);
-        add_dots(s.fourth, look_up(digit3, r), x + 12, stride);
-        settle(s.second);
-        settle(s.third);
-        settle(s.fourth);
-      } else {
-        add_dots(s.first, look_up(digit0, r), x, stride);
-        add_dots(s.first, look_up(digit1, r), x + 4, stride);
-        add_dots(s.first, look_up(digit2, r), x + 8, stride);
-        add_dots(s.first, look_up(digit3, r), x + 12, stride);
-      }
-      settle(s.first);
-      settle(s.fifth);
-    }
+[[gnu::always_inline]] inline void add_groups(TritSums<T>& s, const uint8_t* block, int64_t n_groups, const int8_t* a, int64_t stride) {
+  const Table table(kCodes.of);
+  for (const uint8_t* stop = block + kGroupBytes * n_groups; block < stop; block += kGroupBytes, a += kTritDepth) {
+    const int8_t* last = a + 4 * kPanelDepth;
+    add_block(s, block, table, a, last, stride);
+    add_block(s, block + kPanelBlockBytes, table, a + kPanelDepth, last + 4, stride);
+    add_block(s, block + 2 * kPanelBlockBytes, table, a + 2 * kPanelDepth, last + 8, stride);
+    add_block(s, block + 3 * kPanelBlockBytes, table, a + 3 * kPanelDepth, last + 12, stride);
+    settle(s.first);
+    settle(s.second);
+    settle(s.third);
+    settle(s.fourth);
+    settle(s.fifth);
   }
 }
 
@@ -113,9 +115,9 @@ void trit_panel(const uint8_t* panel, int64_t n_groups, const Tails<kFewTokens>&
   add_groups(s, panel, tails.n_whole, x.a, x.a_stride);
   if (tails.n_whole < n_groups) add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, kTritDepth);
   if constexpr (TritSums<T>::kIsWide) {
-    add_shifted(s.first, s.second, 0);
-    add_shifted(s.first, s.third, 0);
-    add_shifted(s.first, s.fourth, 0);
+    add_shifted(s.first, s.second, 2);
+    add_shifted(s.first, s.third, 4);
+    add_shifted(s.first, s.fourth, 6);
   }
   add_parts_of_81(s.first, s.fifth);
   __m512i sums[T];
@@ -140,7 +142,7 @@ void multiply_few(const Call& call, const TritPanels& panels, int64_t begin, int
 
 // A panel as the codes of an i2s panel; the panel `next_bytes` behind it comes to the second-level cache meanwhile.
 void unpack_panel(const uint8_t* block, int64_t n_groups, int64_t next_bytes, uint8_t* out) {
-  const Table codes(kDigits.codes);
+  const Table codes(kCodes.of);
   const __m512i mask = _mm512_set1_epi8(3);
   for (int64_t g = 0; g < n_groups; ++g, out += kGroupBlocks * kPanelBlockBytes) {
     __m512i fifths = _mm512_setzero_si512();
