@@ -24,6 +24,7 @@ from tritium.bench.benchmark import (
     greedy,
     middle,
     op_table,
+    ops_of,
     products_of,
     prompt_of,
     run,
@@ -97,14 +98,18 @@ class Subject:
         return {"ns": [done.prefill_ns], "bytes_per_token": n_bytes, "attention_macs": attention}
 
     def batch(self, sequences: int, tokens: int, context: int, keep: str | None = None) -> dict[str, Any]:
-        """Decode several sequences side by side: from the moment that all have their first tokens."""
+        """Decode several sequences side by side: from the moment that all have their first tokens.
+
+        Unlike a prompt's, each of their tokens needs all logits: a product for each weight of the head, as for each ternary one.
+        """
         done = self.recorded(keep, [self.prompt(context, seed) for seed in range(sequences)], tokens + 1)
-        n = done.n_decoded
+        n, ops = done.n_decoded, ops_of(self.model.plan)
+        head = sum(c.macs for c in done.decode.counts if ops[c.step, c.kernel] in ("screen", "logits_projection"))
         return {
             "ns": [done.decode_ns],
             "tokens": n,
             "bytes_per_token": sum(count.bytes for count in done.decode.counts) / n,
-            "macs_per_token": products_of(done.decode, self.model.plan)[0] / n,
+            "macs_per_token": (products_of(done.decode, self.model.plan)[0] + head) / n,
         }
 
     def receipt(self, work: str, path: str) -> dict[str, Any]:

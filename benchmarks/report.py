@@ -21,7 +21,10 @@ NOT_ENGINES = (BANDWIDTH, PEAK, F32_PEAK, BUSY, CONTROL)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one token costs an engine: the bytes that it reads, its products of ternary weights and of attention."""
+    """What one token costs an engine: the bytes that it reads, its products of ternary weights and of attention.
+
+    Of sequences side by side the products of the head's weights are among ``macs_per_token``: each of their tokens needs logits.
+    """
 
     bytes_per_token: float
     macs_per_token: float

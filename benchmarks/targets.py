@@ -96,7 +96,7 @@ def targets(run: Run) -> Iterator[Target]:
         75,
         run.percent(LONG_DECODE.name, INT8_KV),
     )
-    yield Target("8 sequences, of the lower of both roofs", "%", 75, 75, run.percent(BATCH.name, F16))
+    yield Target("8 sequences, of the lower of both roofs, head included", "%", 75, 75, run.percent(BATCH.name, F16))
     yield Target("AVX2: decode, f16 head, over llama.cpp TQ2_0", "×", 1.5, 1.5, run.faster(DECODE.name, PEER_F16, avx2))
     yield Target(
         "AVX2: decode, Q6_K head, over llama.cpp TQ2_0", "×", 1.5, 1.5, run.faster(DECODE.name, PEER_Q6_K, avx2)

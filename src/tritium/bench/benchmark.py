@@ -38,6 +38,7 @@ _PARTS: dict[str, Part] = {
     "attention": "kv",
     "attention_int8": "kv",
 }
+_PLANE_OPS = ("screen", "refine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,8 @@ def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
 class OpRow:
     """What one kernel did for one op, all layers together, a token of the run (of a prompt, too).
 
-    ``limit_percent``: the least time that its bytes and its products (int8 of a linear, float32 of attention) take on this
-    machine, over the time that it took; None if it is bound by neither.
+    ``limit_percent``: the least time that its bytes and its products (int8 of a linear or a head's plane, float32 of attention) take
+    on this machine, over the time that it took; None if it is bound by neither.
     """
 
     op: str
@@ -205,22 +206,23 @@ def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
     if not trace.n_tokens:
         raise ShapeError("nothing was counted", expected="a step")
     ops = ops_of(plan)
-    sums: dict[tuple[str, str, Part], list[int]] = {}
+    sums: dict[tuple[str, str, str], list[int]] = {}
     for count in trace.counts:
         if not count.calls:
             continue
-        key = _label(count.step), count.kernel, _PARTS.get(ops[count.step, count.kernel], "other")
+        key = _label(count.step), count.kernel, ops[count.step, count.kernel]
         total = sums.setdefault(key, [0] * 5)
         for i, value in enumerate((count.calls, count.ns, count.bytes, count.macs, count.macs_skipped)):
             total[i] += value
     rows = []
-    for (op, kernel, part), (calls, ns, n_bytes, macs, skipped) in sums.items():
-        products = macs if part == "body" else 0, macs if part == "kv" else 0
+    for (label, kernel, op), (calls, ns, n_bytes, macs, skipped) in sums.items():
+        part = _PARTS.get(op, "other")
+        products = macs if part == "body" or op in _PLANE_OPS else 0, macs if part == "kv" else 0
         least = None if limits is None or part == "other" else limits.ns(n_bytes, *products)
         n, spent = trace.n_tokens, max(ns, 1)
         rows.append(
             OpRow(
-                op, kernel, part, calls / n, ns / n / 1e3, n_bytes / n, macs / n, skipped / n, n_bytes / spent, macs / spent,
+                label, kernel, part, calls / n, ns / n / 1e3, n_bytes / n, macs / n, skipped / n, n_bytes / spent, macs / spent,
                 None if least is None else 100 * least / spent,
             )
         )  # fmt: skip
