@@ -177,8 +177,8 @@ def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
 class OpRow:
     """What one kernel did for one op, all layers together, a token of the run (of a prompt, too).
 
-    ``limit_percent``: the least time that its bytes and its products (int8 of a linear or a head's plane, float32 of attention) take
-    on this machine, over the time that it took; None if it is bound by neither.
+    ``limit_percent``: the least time that its bytes and its products (int8 of a linear or a head's plane, float32 of attention)
+    take here, over the time that it took; None if it is bound by neither.
     """
 
     op: str
