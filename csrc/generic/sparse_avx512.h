@@ -5,13 +5,11 @@
 
 #include <cstdint>
 
+#include "generic/ahead.h"
 #include "kernel.h"
 
 namespace tritium {
 namespace {
-
-// Far enough ahead to hide memory, and into the second level: the first has too few misses in flight for it.
-constexpr int64_t kRowsAhead = 16, kColumnsAhead = 32;
 
 // Bit pairs are multiplied where they stand, so a sum is 4^j times what it means.
 constexpr bool kSumsShifted = true;
@@ -87,35 +85,43 @@ inline __m256i fold(const RowSums& s) {
   return _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
 }
 
+// Sixty-four bytes of each of four rows times the activations that they share.
+struct FourSums {
+  RowSums s0, s1, s2, s3;
+};
+template <class Load>
+[[gnu::always_inline]] inline void add_block(FourSums& s, const int8_t* x, Load load) {
+  __m512i a0 = _mm512_loadu_si512(x), a1 = _mm512_loadu_si512(x + 64), a2 = _mm512_loadu_si512(x + 128), a3 = _mm512_loadu_si512(x + 192);
+  asm("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3));  // else gcc loads them again for every row
+  add_pairs(s.s0, load(0), a0, a1, a2, a3);
+  add_pairs(s.s1, load(1), a0, a1, a2, a3);
+  add_pairs(s.s2, load(2), a0, a1, a2, a3);
+  add_pairs(s.s3, load(3), a0, a1, a2, a3);
+}
+
 // Four rows share the activations; the last ones may be one row again and again, whose number stands behind the list then.
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, int32_t* rows, int64_t n, const int8_t* a, int32_t total,
                           float scale, float* out) {
   for (int64_t i = n; i % 4 != 0; ++i) rows[i] = rows[n - 1];
-  for (int64_t i = 0; i < n && i < kRowsAhead; ++i) {
-    for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + rows[i] * row_bytes + b), _MM_HINT_T1);
-  }
+  ask_first(w, row_bytes, rows, n < kFirstAsk ? n : kFirstAsk);
   for (int64_t i = 0; i < n; i += 4) {
     const uint8_t* row[4];
-    const uint8_t* ahead[4];
-    for (int64_t j = 0; j < 4; ++j) {
-      row[j] = w + rows[i + j] * row_bytes;
-      ahead[j] = w + rows[i + j + kRowsAhead < n ? i + j + kRowsAhead : n - 1] * row_bytes;
-    }
+    for (int64_t j = 0; j < 4; ++j) row[j] = w + rows[i + j] * row_bytes;
+    const Ahead<4> ahead(w, row_bytes, rows, i, n);
     const int8_t* x = a;
     const __m512i zero = _mm512_setzero_si512();
-    RowSums s0{zero, zero, zero, zero}, s1 = s0, s2 = s0, s3 = s0;
-    for (int64_t b = 0; b < row_bytes; b += 64, x += 256) {
-      for (int64_t j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(ahead[j] + b), _MM_HINT_T1);
-      const __mmask64 there = row_bytes - b >= 64 ? ~__mmask64{0} : 0xffffffff;
-      __m512i a0 = _mm512_loadu_si512(x), a1 = _mm512_loadu_si512(x + 64), a2 = _mm512_loadu_si512(x + 128),
-              a3 = _mm512_loadu_si512(x + 192);
-      asm("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3));  // else gcc loads them again for every row
-      add_pairs(s0, _mm512_maskz_loadu_epi8(there, row[0] + b), a0, a1, a2, a3);
-      add_pairs(s1, _mm512_maskz_loadu_epi8(there, row[1] + b), a0, a1, a2, a3);
-      add_pairs(s2, _mm512_maskz_loadu_epi8(there, row[2] + b), a0, a1, a2, a3);
-      add_pairs(s3, _mm512_maskz_loadu_epi8(there, row[3] + b), a0, a1, a2, a3);
+    const RowSums zeros{zero, zero, zero, zero};
+    FourSums s{zeros, zeros, zeros, zeros};
+    int64_t b = 0;
+    for (; b + 64 <= row_bytes; b += 64, x += 256) {
+      ahead.ask(b);
+      add_block(s, x, [&](int64_t j) __attribute__((always_inline)) { return _mm512_loadu_si512(row[j] + b); });
     }
-    const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(s0), fold(s1)), _mm256_hadd_epi32(fold(s2), fold(s3)));
+    if (b < row_bytes) {
+      ahead.ask(b);
+      add_block(s, x, [&](int64_t j) __attribute__((always_inline)) { return _mm512_maskz_loadu_epi8(0xffffffff, row[j] + b); });
+    }
+    const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(s.s0), fold(s.s1)), _mm256_hadd_epi32(fold(s.s2), fold(s.s3)));
     const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     float y[4];
     _mm_storeu_ps(y, _mm_mul_ps(_mm_cvtepi32_ps(_mm_sub_epi32(sums, _mm_set1_epi32(total))), _mm_set1_ps(scale)));
@@ -157,20 +163,15 @@ inline __m512i four_codes(const int8_t* q) {
 
 // Eight columns at a time, the whole of each: the sums stay in the first-level cache, the columns pass through.
 inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  for (int64_t i = 0; i < n && i < kColumnsAhead; ++i) {
-    for (int64_t b = 0; b < column_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + columns[i] * column_bytes + b), _MM_HINT_T1);
-  }
+  ask_first(w, column_bytes, columns, n < kFirstAsk ? n : kFirstAsk);
   for (int64_t i = 0; i < n; i += 8) {
     const uint8_t* c[8];
-    const uint8_t* ahead[8];
-    for (int64_t j = 0; j < 8; ++j) {
-      c[j] = w + columns[i + j] * column_bytes;
-      ahead[j] = w + columns[i + j + kColumnsAhead < n ? i + j + kColumnsAhead : n - 1] * column_bytes;
-    }
+    for (int64_t j = 0; j < 8; ++j) c[j] = w + columns[i + j] * column_bytes;
+    const Ahead<8> ahead(w, column_bytes, columns, i, n);
     const __m512i a = four_codes(codes + i), b = four_codes(codes + i + 4);
     int32_t* at = sums;
     for (int64_t k = 0; k < column_bytes; k += 64, at += kColumnRows) {
-      for (int64_t j = 0; j < 8; ++j) _mm_prefetch(reinterpret_cast<const char*>(ahead[j] + k), _MM_HINT_T1);
+      ahead.ask(k);
       const Quad x = interleave(c[0] + k, c[1] + k, c[2] + k, c[3] + k), y = interleave(c[4] + k, c[5] + k, c[6] + k, c[7] + k);
       add_eight(at, x.v0, y.v0, a, b);
       add_eight(at + 16, x.v1, y.v1, a, b);

@@ -1,0 +1,45 @@
+// Asking for rows or columns of a list before they are read.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace tritium {
+namespace {
+
+// How far ahead lines are asked for, into the second level: the first has too few misses in flight to hide memory. A prefetch that
+// finds no free place among the misses is dropped, and reading what was dropped costs the whole latency: asked for three times, next
+// to everything comes. A prefetch takes the place of a load, so two of them share the one of their address.
+constexpr int kAsks = 3;
+constexpr int64_t kFirstAsk = 24, kAskAgain = 8, kAskedBytes = 128;
+
+// The next lines of a list to ask for while its places i … i + kWidth − 1 are read.
+template <int kWidth>
+struct Ahead {
+  const char* of[kAsks * kWidth];
+  [[gnu::always_inline]] Ahead(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t i, int64_t n) {
+    for (int64_t j = 0; j < kAsks * kWidth; ++j) {
+      const int64_t at = i + j % kWidth + kFirstAsk - j / kWidth * kAskAgain;
+      of[j] = reinterpret_cast<const char*>(w + list[at < n ? at : n - 1] * line_bytes);
+    }
+  }
+  // Byte b of all of them, for every b: each kAskedBytes something is asked for.
+  [[gnu::always_inline]] void ask(int64_t b) const {
+    if (b % kAskedBytes != 0) return;
+    for (const char* line : of) {
+      for (int64_t c = 0; c < kAskedBytes; c += 64) _mm_prefetch(line + b + c, _MM_HINT_T1);
+    }
+  }
+};
+
+// Asks for the first places of a list, for which nothing has asked. Forced inline: gcc takes a function that only prefetches for one
+// without effect, and drops its calls.
+[[gnu::always_inline]] inline void ask_first(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t b = 0; b < line_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + list[i] * line_bytes + b), _MM_HINT_T1);
+  }
+}
+
+}  // namespace
+}  // namespace tritium
