@@ -11,6 +11,7 @@ constexpr int kLanes = 16;             // lanes of every f32 sum (profile tritiu
 constexpr int kPanelRows = 16;         // rows of a weight panel
 constexpr int kPanelDepth = 16;        // k in 64 bytes of an i2s panel
 constexpr int kTritDepth = 80;         // k in 256 bytes of a tq1 panel
+constexpr int kFifthDigit = 85;        // what the fifth digit of a byte of a tq1 panel counts
 constexpr int64_t kScaleGroup = 256;   // k that share a scale in an i2s_groups panel
 constexpr int64_t kMaxDepth = (int64_t{1} << 19) - 1;  // greatest k of a linear: sums in which codes stand as 64·code fit int32
 constexpr int64_t kMaxTritDepth = 1 << 16;  // greatest k of a tq1 panel: two of them, unpacked, fit the scratch memory
@@ -57,7 +58,8 @@ struct Operand {
 // Resident layouts: f32 f16 bf16 q8_0 q6_k are the file's rows, unchanged.
 // i2s: rows/16 panels of ceil(cols/16) blocks of 64 bytes; in a block, bits 2j..2j+1 of byte 4r + b hold trit + 1 of row r,
 // k = 16·block + 4j + b (padding: code 1). At the next multiple of 64 bytes follow rows/16 f32 scales, one a panel.
-// tq1: rows/16 panels of ceil(cols/80) groups of four blocks of 64 bytes; byte 4r + b of block i of a group holds Σ d(j)·3^j of row r,
+// tq1: rows/16 panels of ceil(cols/80) groups of four blocks of 64 bytes; byte 4r + b of block i of a group holds d(0) + 3·d(1) + 9·d(2)
+// + 27·d(3) + 85·d(4) of row r (85, not 81: d(4) then shows in the upper six bits, and 85·d(4) ends in the bits of d(4)),
 // five digits d = trit + 1: d(0) … d(3) of k = 80·group + 16·i + 4·j + b, d(4) of k = 80·group + 64 + 4·i + b (d = 0 past the last
 // column, so that what stands for activations there adds nothing). Scales as in i2s.
 // i2s_groups: for cols a multiple of 256, rows/16 panels of cols/256 groups: 16 blocks as in i2s, then sixteen f32 scales, one a row.

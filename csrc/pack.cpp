@@ -311,7 +311,7 @@ void pack_trit_panel(const uint8_t* codes, int64_t cols, uint8_t* out) {
     }
     for (int64_t i = 0; i < 4; ++i, out += kBlockBytes) {
       for (int64_t p = 0; p < kBlockBytes; ++p) {
-        out[p] = static_cast<uint8_t>(kBase3[group[i][p]] + 81 * (group[4][p] >> 2 * i & 3));
+        out[p] = static_cast<uint8_t>(kBase3[group[i][p]] + kFifthDigit * (group[4][p] >> 2 * i & 3));
       }
     }
   }

@@ -111,7 +111,7 @@ def trit_panels(trits: NDArray[np.int8], scale: float) -> Weight:
     grouped = digits.reshape(n_panels, 16, n_groups, 80)
     lower = grouped[..., :64].reshape(n_panels, 16, n_groups, 4, 4, 4)
     fifth = grouped[..., 64:].reshape(n_panels, 16, n_groups, 4, 1, 4)
-    powers = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
+    powers = np.array([1, 3, 9, 27, 85], np.uint8)[:, None]
     packed = (np.concatenate([lower, fifth], axis=4) * powers).sum(axis=4, dtype=np.uint8)
     scales = np.zeros(-(-4 * n_panels // 64) * 16, np.float32)
     scales[:n_panels] = scale

@@ -24,7 +24,7 @@ inline void unpack_group(const uint8_t* group, uint8_t* codes) {
     for (int64_t i = 0; i < 4; ++i) {
       digit_bytes v;
       std::memcpy(&v, group + i * kPanelBlockBytes + at, sizeof v);
-      fifths |= take_digit(v, 81) << static_cast<uint8_t>(2 * i);
+      fifths |= take_digit(v, kFifthDigit) << static_cast<uint8_t>(2 * i);
       const digit_bytes fourth = take_digit(v, 27), third = take_digit(v, 9), second = take_digit(v, 3);
       v |= second << 2 | third << 4 | fourth << 6;
       std::memcpy(codes + i * kPanelBlockBytes + at, &v, sizeof v);

@@ -25,8 +25,8 @@ struct FiveDigits {
   const __m256i high = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0));
   const __m256i low = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0));
   const __m256i mask = _mm256_set1_epi8(3);
-  const __m256i four = modulo(v, 81), three = modulo(four, 27), two = modulo(three, 9);
-  // Multiples of 9 and of 81 end in the bits of the digit.
+  const __m256i four = modulo(v, kFifthDigit), three = modulo(four, 27), two = modulo(three, 9);
+  // Multiples of 9 and of 85 end in the bits of the digit.
   return {_mm256_shuffle_epi8(low, two), _mm256_shuffle_epi8(high, two), _mm256_and_si256(_mm256_sub_epi8(three, two), mask),
           _mm256_shuffle_epi8(of_27, _mm256_sub_epi8(four, three)), _mm256_and_si256(_mm256_sub_epi8(v, four), mask)};
 }

@@ -345,7 +345,7 @@ def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:
 
 PACKED_BYTES = {
     ("i2s", 1): "7108c6177eda5c1881bfe8f1ce4df96c956a793764554a8dcfe4475ce03410a3",
-    ("tq1", 1): "1481997bab91409b643d7c55b6be67d529fdbb8e5490c7a7f1bbfc57033f6c58",
+    ("tq1", 2): "da23310db3127514519713aa4f397b81122fa2d36661d46636eba130a4dca5c6",
     ("i2_s", 1): "3cfa5d402d36d708e2a9709deb7e9ec86bc9ad578a27a329763b0c11cac193c9",
     ("i2s_groups", 1): "e035501c4c96659dad9b60a1063af4e346992000edd5e3ad6e4033329626bac9",
     ("i2s_columns", 1): "cc695103aacc3a2cf01cb7b53b2e54e78761346871d84907b229ecd5dfdfdcc8",

@@ -92,7 +92,7 @@ def time_layouts(n: int, k: int, layouts: Sequence[str], n_threads: int) -> dict
     """Nanoseconds of one token's product by a matrix (n, k) in each layout: the best pass, in turn, over cold memory."""
     backend, rows = CpuBackend(), -(-n // 16) * 16
     sizes = {layout: backend.resident_bytes(layout, rows, k) for layout in layouts}
-    memory = np.full(max(COLD_BYTES, *sizes.values()) + 64, 0x51, np.uint8)  # code and number alike
+    memory = np.full(max(COLD_BYTES, *sizes.values()) + 64, 0x55, np.uint8)  # codes and digits alike
     memory = memory[-memory.ctypes.data % 64 :]
     samples: dict[str, list[float]] = {layout: [] for layout in layouts}
     attrs = {"group": 0, "act_bits": 8}
@@ -397,7 +397,7 @@ def _code_error(resident: Resident, source: TensorSource, part: int, byte: int) 
 
 PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.uint8]]]] = {
     "i2s": (1, _panels),
-    "tq1": (1, _panels),
+    "tq1": (2, _panels),
     GROUPS_LAYOUT: (1, _panels),
     ROWS_LAYOUT: (1, _rows),
     COLUMNS_LAYOUT: (1, _columns),
