@@ -39,10 +39,13 @@ def test_no_instruction_set_fails_its_self_test() -> None:
 
 
 def objects() -> Iterator[Path]:
-    """Object files of kernel units below build/, without those of sanitizers, which add symbols of their own."""
+    """Object files of kernel units below build/, of this system; without those of sanitizers, which add symbols of their own."""
     for commands in sorted((ROOT / "build").glob("*/compile_commands.json")):
         if "-fsanitize" not in commands.read_text(encoding="utf-8"):
-            yield from sorted(commands.parent.glob("CMakeFiles/*/csrc/isa/*.cpp.o"))
+            for path in sorted(commands.parent.glob("CMakeFiles/*/csrc/isa/*.cpp.o")):
+                with path.open("rb") as file:
+                    if file.read(4) == b"\x7fELF":
+                        yield path
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm on this machine")

@@ -31,8 +31,9 @@ TRITS = {"tq1_gemv", "tq1_gemm"}
 GROUPS = {"i2s_groups_gemv", "i2s_groups_gemm"}
 PROJECTIONS = {f"logits_projection_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
 BLOCKED = {f"{op}_{layout}" for op in ("logits_projection", "threshold", "rescore") for layout in ("q8_0", "q6_k")}
-RESCORES = {f"{op}_{layout}" for op in ("threshold", "rescore") for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
-SUMMING = {"rmsnorm", "rmsnorm_quantize"} | ATTENTIONS | PROJECTIONS | RESCORES
+THRESHOLDS = {f"threshold_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
+RESCORES = THRESHOLDS | {f"rescore_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")}
+SUMMING = {"rmsnorm", "rmsnorm_quantize", "tail_weights"} | ATTENTIONS | PROJECTIONS | RESCORES
 AWAY = "_mm256_cvttps_epi32(_mm256_add_ps({0}, _mm256_or_ps(_mm256_and_ps({0}, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(0.5f))))"
 
 
@@ -52,7 +53,7 @@ MUTANTS = {
     "flushed_too_late": Mutant("avx2", "isa/avx2.cpp", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
     "lane_dropped": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",
-        "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING | {"tail_weights"},
+        "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING,
     ),
     "rounded_half_away": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi))",
@@ -93,7 +94,9 @@ MORE_MUTANTS = {
     "order_of_a_gate_s_products": Mutant(
         "avx2", "generic/glu.h", "(g / divisor) * load(up + i)", "(g * load(up + i)) / divisor", {"silu_mul"}
     ),
-    "ties_to_the_higher_id": Mutant("avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"}),
+    "ties_to_the_higher_id": Mutant(
+        "avx2", "generic/select.h", "id_a > id_b", "id_a < id_b", {"select_topk"} | THRESHOLDS
+    ),
     "tail_of_a_row_ignored": Mutant(
         "avx2", "generic/logits.h", "if (cols % 16 != 0)", "if (cols % 16 > 1)", (PROJECTIONS | RESCORES) - BLOCKED
     ),
@@ -107,7 +110,7 @@ MORE_MUTANTS = {
     ),
     "threshold_of_the_best_alone": Mutant(
         "avx2", "generic/rescore.h", "least = logit < least ? logit : least;", "least = i == 0 ? logit : least;",
-        {f"threshold_{layout}" for layout in ("f32", "f16", "bf16", "q8_0", "q6_k")},
+        THRESHOLDS,
     ),
     "sixteen_codes_more_than_int16_holds": Mutant(
         "avx2", "generic/plane_avx2.h", "kCodeFlush = 8;", "kCodeFlush = 24;", {"screen_plane44"},
