@@ -5,12 +5,13 @@
 
 #include <cstdint>
 
+#include "generic/ahead.h"
 #include "kernel.h"
 
 namespace tritium {
 namespace {
 
-constexpr int64_t kRowsAhead = 16, kColumnsAhead = 48;
+constexpr int64_t kColumnsAhead = 48;
 constexpr bool kSumsShifted = false;
 
 // vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most, as in i2s_gemv; of codes that stand as 4·code four
@@ -98,26 +99,19 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
   return sum_of_codes(q, k);
 }
 
-// Asks for the first lines of a list, which nothing has asked for ahead.
-inline void prefetch_lines(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t b = 0; b < line_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + list[i] * line_bytes + b), _MM_HINT_T1);
-  }
-}
-
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
                           float scale, float* out) {
   const __m256i three = _mm256_set1_epi8(3), twelve = _mm256_set1_epi8(12), ones = _mm256_set1_epi16(1);
-  prefetch_lines(w, row_bytes, rows, n < kRowsAhead ? n : kRowsAhead);
+  ask_first(w, row_bytes, rows, n < kFirstAsk ? n : kFirstAsk);
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* row = w + rows[i] * row_bytes;
-    const uint8_t* ahead = w + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * row_bytes;
+    const Ahead<1> ahead(w, row_bytes, rows, i, n);
     __m256i sum = _mm256_setzero_si256(), sum4 = sum;
     for (int64_t b = 0; b < row_bytes;) {
       const int64_t stop = row_bytes - b < 32 * kRowBlocks ? row_bytes : b + 32 * kRowBlocks;
       __m256i once = _mm256_setzero_si256(), even = once, odd = once;
       for (; b < stop; b += 32) {
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T1);
+        ahead.ask(b);
         const __m256i v = load_packed(row + b), high = _mm256_srli_epi32(v, 4);
         even = _mm256_add_epi16(even, _mm256_maddubs_epi16(_mm256_and_si256(high, twelve), load_packed(a + 4 * b)));
         once = _mm256_add_epi16(once, _mm256_maddubs_epi16(_mm256_and_si256(high, three), load_packed(a + 4 * b + 32)));
@@ -191,7 +185,7 @@ inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t
 
 // A few columns at a time, which stay in the second-level cache while their blocks pass through registers; the next ones come.
 inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  prefetch_lines(w, column_bytes, columns, n < kColumnsAhead ? n : kColumnsAhead);
+  ask_first(w, column_bytes, columns, n < kColumnsAhead ? n : kColumnsAhead);
   for (int64_t i = 0; i < n; i += kColumnsAhead) {
     const int64_t left = n - i, here = left < kColumnsAhead ? left : kColumnsAhead;
     const int64_t there = left - here < kColumnsAhead ? left - here : kColumnsAhead;
