@@ -376,8 +376,8 @@ def select(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             )
 
 
-def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[np.uint8]]]:
-    """(label, K, vocab, hidden states, plane): codes all of the greatest size, hidden states all of one size and of one sign.
+def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, int, F32, NDArray[np.uint8]]]:
+    """(label, K, vocab, candidates, hidden states, plane): codes of the greatest size, hidden states of one size and of one sign.
 
     Of hidden states with a feature above all the high halves leave so much that several together need both.
     """
@@ -395,13 +395,21 @@ def _screened(ts: Sequence[int]) -> Iterator[tuple[str, int, int, F32, NDArray[n
             g = _rng("screen", t, k, vocab)
             rows = _normal(g, vocab, k)
             rows[0] = 1
-            yield f"T={t} K={k} V={vocab} {name}", k, vocab, kind(_normal(g, t, k)), screening.plane(rows)
+            top_k = 2 if vocab > 1 and (i + t) % 2 else 1
+            yield (
+                f"T={t} K={k} V={vocab} k={top_k} {name}",
+                k,
+                vocab,
+                top_k,
+                kind(_normal(g, t, k)),
+                screening.plane(rows),
+            )
 
 
 def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
-    for label, k, vocab, h, data in _screened(ts):
+    for label, k, vocab, top_k, h, data in _screened(ts):
         t = len(h)
-        score, upper, _ = screening.bounds(h, data, vocab)
+        score, upper, _ = screening.bounds(h, data, vocab, top_k)
         past = np.full((t, -(-vocab // 16) * 16 - vocab), -np.inf, np.float32)
         n_bounded = int(np.isfinite(upper).all(axis=1).sum())
         yield Case(
@@ -412,6 +420,7 @@ def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             (np.hstack([score, past]), np.hstack([upper, past])),
             (Weight("plane44", vocab, k, data),),
             vocab=vocab,
+            top_k=top_k,
             macs=n_bounded * vocab * k,
             nbytes=head_plane_bytes(vocab, k)[0] if n_bounded else 0,
         )
@@ -419,9 +428,9 @@ def screen(layout: str, ts: Sequence[int]) -> Iterator[Case]:
 
 def refine(layout: str, ts: Sequence[int]) -> Iterator[Case]:
     """Thresholds that leave every row, none, and those above the median."""
-    for i, (label, k, vocab, h, data) in enumerate(_screened(ts)):
+    for i, (label, k, vocab, top_k, h, data) in enumerate(_screened(ts)):
         t = len(h)
-        score, upper, refined = screening.bounds(h, data, vocab)
+        score, upper, refined = screening.bounds(h, data, vocab, top_k)
         least = (np.median(upper, axis=1), np.full(t, -np.inf), np.abs(upper).max(axis=1) * 2 + 1)[i % 3].astype(
             np.float32
         )
@@ -437,6 +446,7 @@ def refine(layout: str, ts: Sequence[int]) -> Iterator[Case]:
             (Weight("plane44", vocab, k, data),),
             in_place=True,
             vocab=vocab,
+            top_k=top_k,
             macs=n * k,
             skipped=(int(bounded.sum()) * vocab - n) * k,
             nbytes=n * head_plane_bytes(vocab, k)[1] // (-(-vocab // 16) * 16),

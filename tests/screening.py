@@ -98,10 +98,11 @@ def square(x: F64) -> np.float64:
     return np.float64(lanes[0])
 
 
-def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32, F32]:
+def bounds(hidden: F32, data: NDArray[np.uint8], rows: int, top_k: int = 1) -> tuple[F32, F32, F32]:
     """Estimates, upper bounds and refined upper bounds (n, rows) of the logits, with the bits of every kernel.
 
-    Three hidden states or more share the plane: of each that they leave small an error, they take the high halves alone.
+    Three hidden states or more, of which only the best token is wanted, share the plane: of each that they leave small an error,
+    they take the high halves alone.
     """
     k = hidden.shape[1]
     p = parts(data, rows, k)
@@ -118,7 +119,7 @@ def bounds(hidden: F32, data: NDArray[np.uint8], rows: int) -> tuple[F32, F32, F
         exact = h.astype(np.float64)
         norm_square = square(exact)
         error_square = square(exact - np.float64(unit) * (255 * high))
-        if len(hidden) >= 3 and error_square <= norm_square / 4096:
+        if len(hidden) >= 3 and top_k <= 1 and error_square <= norm_square / 4096:
             low = np.zeros_like(low)
         else:
             error_square = square(exact - np.float64(unit) * whole)

@@ -18,7 +18,8 @@
 //   So b_v = c_r·residual_v + c_n·norm_v + c with c_r = ‖h‖, c_n = ‖e‖ + γ·‖h‖ + 32u·M + 2⁻¹⁴⁷, c = (k + 16)·2⁻¹⁴⁹. The factors
 //   are formed in double and enlarged by 2⁻²⁰, sixteen times what forming b_v in float32 can lose.
 // One output waits for memory while both products are formed; several together wait for the products. Theirs are of the high halves
-// alone, as though low were 0, where that leaves an ‖e‖ which is small beside the residuals: it costs some more rows in refine.
+// alone, as though low were 0, where that leaves an ‖e‖ which is small beside the residuals: it costs some more rows in refine. Only
+// where the best token is wanted, though: many candidates leave so many rows that looser bounds cost more than products.
 // Where h is not finite, nearly zero, or so large that something could overflow, the bounds are +∞.
 #pragma once
 
@@ -167,7 +168,8 @@ inline void place_probe(Probe& probe, const Call& call, const Operand& hidden, i
   probe.high = codes;
   probe.low = codes + p.padded;
   probe.output = output;
-  set_probe(probe, hidden.row<const float>(output), call.weights[0].cols, p.padded, most, call.t >= kSharingOutputs);
+  const bool is_shared = call.t >= kSharingOutputs && call.batch.top_k <= 1 && call.batch.temperatures == nullptr;
+  set_probe(probe, hidden.row<const float>(output), call.weights[0].cols, p.padded, most, is_shared);
 }
 
 inline float greatest_norm(const Resident& plane, const PlaneLayout& layout) {

@@ -326,21 +326,22 @@ def test_the_bounds_hold_for_the_canonical_logits(n_together: int) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_several_together_are_bounded_by_high_halves_unless_those_leave_much(isa: str) -> None:
-    """The candidates stay, and few more rows are left; where one feature outweighs the others, not one more."""
+    """The candidates stay, few more rows are left; of two candidates, or where one feature outweighs the others, not one more."""
     g = np.random.default_rng(13)
     rows = g.standard_normal((4099, 256), np.float32)
     hidden = (rows[:8] * np.float32(0.5) + g.standard_normal((8, 256), np.float32)).astype(np.float32)
     spiked = hidden.copy()
     spiked[:, 7] = 100
     left = {}
-    for name, states in (("normal", hidden), ("spiked", spiked)):
+    for (name, states), top_k in product((("normal", hidden), ("spiked", spiked)), (1, 2)):
         for n_together in (1, 8):
             heads = make_heads(rows, "f16", isa)
             for i in range(0, 8, n_together):
-                assert heads.candidates(states[i : i + n_together], 1)
-            left[name, n_together] = heads.counted()["refine"][1] // 256
-    assert left["normal", 1] < left["normal", 8] < 3 * left["normal", 1]
-    assert left["spiked", 1] == left["spiked", 8]
+                assert heads.candidates(states[i : i + n_together], top_k)
+            left[name, top_k, n_together] = heads.counted()["refine"][1] // 256
+    assert left["normal", 1, 1] < left["normal", 1, 8] < 3 * left["normal", 1, 1]
+    for name, top_k in (("normal", 2), ("spiked", 1), ("spiked", 2)):
+        assert left[name, top_k, 1] == left[name, top_k, 8]
 
 
 def test_packing_refuses_what_it_cannot_pack() -> None:
