@@ -73,7 +73,7 @@ template <int T>
 template <int T>
 [[gnu::always_inline]] inline void add_block(TritSums<T>& s, const uint8_t* block, const TritTables& tables, const int8_t* a, const int8_t* last,
                                              int64_t stride) {
-  constexpr int64_t ahead = T == 1 ? 4096 : 2048;
+  constexpr int64_t ahead = T == 1 ? 6144 : 2048;
   _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
   const __m512i v = _mm512_loadu_si512(block), fifth = fifth_of(v, tables.fifth);
   const __m512i codes = look_up(tables.codes, _mm512_sub_epi8(v, fifth));
@@ -123,14 +123,14 @@ template <int T>
   }
 }
 
-// T tokens × one panel from its bytes, read once.
+// T tokens × one panel from its bytes, read once. `tail`: the last group's activations where rows end before it does.
 template <int T>
-void trit_panel(const uint8_t* panel, int64_t n_groups, const Tails<kFewTokens>& tails, const Tokens& x, const float* scales_w,
-                             int64_t column) {
+void trit_panel(const uint8_t* panel, int64_t n_groups, int64_t n_whole, const int8_t* tail, const Tokens& x, const float* scales_w,
+                int64_t column) {
   TritSums<T> s;
   clear(s);
-  add_groups(s, panel, tails.n_whole, x.a, x.a_stride);
-  if (tails.n_whole < n_groups) add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, kTritDepth);
+  add_groups(s, panel, n_whole, x.a, x.a_stride);
+  if (n_whole < n_groups) add_groups(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth);
   if constexpr (TritSums<T>::kIsWide) {
     add_shifted(s.first, s.second, 2);
     add_shifted(s.first, s.third, 4);
@@ -142,72 +142,35 @@ void trit_panel(const uint8_t* panel, int64_t n_groups, const Tails<kFewTokens>&
   finish(sums, T, 1, x, scales_w, column);
 }
 
-using TritPanel = void (*)(const uint8_t*, int64_t, const Tails<kFewTokens>&, const Tokens&, const float*, int64_t);
+using TritPanel = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, const Tokens&, const float*, int64_t);
 constexpr TritPanel kTritPanels[] = {trit_panel<1>, trit_panel<2>, trit_panel<3>, trit_panel<4>,
                                      trit_panel<5>, trit_panel<6>, trit_panel<7>, trit_panel<8>};
 static_assert(std::size(kTritPanels) == kFewTokens);
 
-// At most kFewTokens tokens: no byte is unpacked twice.
-void multiply_few(const Call& call, const TritPanels& panels, int64_t begin, int64_t end) {
-  int32_t totals[kFewTokens];
-  const Tokens x = tokens_of(call, 0, call.t, panels.n_blocks, totals);
-  const Tails<kFewTokens> tails(x.a, x.a_stride, call.t, call.weights[0].cols);
-  for (int64_t p = begin; p < end; ++p) {
-    kTritPanels[call.t - 1](panels.panel(p), panels.n_groups, tails, x, panels.scales + p, kPanelRows * p);
-  }
-}
-
-// A panel as the codes of an i2s panel; the panel `next_bytes` behind it comes to the second-level cache meanwhile.
-void unpack_panel(const uint8_t* block, int64_t n_groups, int64_t next_bytes, uint8_t* out) {
-  const TritTables tables;
-  const __m512i mask = _mm512_set1_epi8(3);
-  for (int64_t g = 0; g < n_groups; ++g, out += kGroupBlocks * kPanelBlockBytes) {
-    __m512i fifths = _mm512_setzero_si512();
-    for (int i = 0; i < 4; ++i, block += kPanelBlockBytes) {
-      _mm_prefetch(reinterpret_cast<const char*>(block + next_bytes), _MM_HINT_T1);
-      const __m512i v = _mm512_loadu_si512(block), of_85 = fifth_of(v, tables.fifth);
-      _mm512_storeu_si512(out + i * kPanelBlockBytes, look_up(tables.codes, _mm512_sub_epi8(v, of_85)));
-      // 85 and 170 end in the bits 01 and 10.
-      const __m512i fifth = _mm512_and_si512(of_85, mask);
-      fifths = _mm512_or_si512(fifths, _mm512_slli_epi16(fifth, static_cast<unsigned>(2 * i)));
-    }
-    _mm512_storeu_si512(out + 4 * kPanelBlockBytes, fifths);
-  }
-}
-
-// Many tokens share panels that are unpacked to the scratch memory once for every 96 of them.
-void multiply_many(const Call& call, const TritPanels& panels, int64_t begin, int64_t end) {
-  const int64_t unpacked = panels.n_groups * kGroupBlocks * kPanelBlockBytes;
+// Tiles of at most kFewTokens tokens, of which each takes a panel's bytes apart for itself: beside so many products that costs nothing.
+// Panels come from memory once for every kTokens tokens.
+void multiply_trits(const Call& call, int64_t begin, int64_t end, Work& work) {
+  const TritPanels panels(call.weights[0]);
   const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
-  auto* codes = reinterpret_cast<uint8_t*>(call.scratch);
   for (int64_t c = 0; c < n_chunks; ++c) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
+    const int64_t n_tiles = (n + kFewTokens - 1) / kFewTokens;
     int32_t totals[kTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
-    for (int64_t p = begin; p < end;) {
-      const bool is_pair = p + 1 < end;
-      for (int64_t i = 0; i <= is_pair; ++i) unpack_panel(panels.panel(p + i), panels.n_groups, 2 * panels.bytes, codes + i * unpacked);
-      multiply(codes, unpacked, panels.n_blocks, is_pair, n, x, panels.scales + p, kPanelRows * p);
-      p += is_pair ? 2 : 1;
+    const Tails<kTokens> tails(x.a, x.a_stride, n, call.weights[0].cols);
+    for (int64_t p = begin; p < end; ++p) {
+      for (int64_t i = 0; i < n_tiles; ++i) {
+        const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
+        kTritPanels[width - 1](panels.panel(p), panels.n_groups, tails.n_whole, tails.a + t * kTritDepth, x.at(t), panels.scales + p,
+                               kPanelRows * p);
+      }
     }
   }
-}
-
-KERNEL_FUNCTION(tq1_gemv) {
-  const TritPanels panels(call.weights[0]);
-  multiply_few(call, panels, begin, end);
   count_linear(call, panels, begin, end, work);
 }
 
-KERNEL_FUNCTION(tq1_gemm) {
-  const TritPanels panels(call.weights[0]);
-  if (call.t <= kFewTokens) {
-    multiply_few(call, panels, begin, end);
-  } else {
-    multiply_many(call, panels, begin, end);
-  }
-  count_linear(call, panels, begin, end, work);
-}
+KERNEL_FUNCTION(tq1_gemv) { multiply_trits(call, begin, end, work); }
+KERNEL_FUNCTION(tq1_gemm) { multiply_trits(call, begin, end, work); }
 
 }  // namespace
 }  // namespace tritium

@@ -130,18 +130,18 @@ MORE_MUTANTS = {
     ),
     "second_panel_of_a_pair_twice_the_first": Mutant(
         "avx512vnni", "generic/linear_avx512.h", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);",
-        {"i2s_gemm", "tq1_gemm"},
+        {"i2s_gemm"},
     ),
     "digits_past_the_last_row_of_activations": Mutant(
-        "avx512vnni", "generic/trits_avx512.h", "add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, kTritDepth)",
-        "add_groups(s, panel + kGroupBytes * tails.n_whole, 1, tails.a, 0)", {"tq1_gemm"},
+        "avx512vnni", "generic/trits_avx512.h", "add_groups(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth)",
+        "add_groups(s, panel + kGroupBytes * n_whole, 1, tail, 0)", {"tq1_gemm"},
     ),
     "fifth_digits_not_divided": Mutant(
         "avx512vnni", "generic/trits_avx512.h", "_mm512_mullo_epi32(sums.sum, _mm512_set1_epi32(static_cast<int>(kInverse)))",
         "_mm512_srai_epi32(sums.sum, 6)", TRITS,
     ),
     "fifth_digits_in_another_s_place": Mutant(
-        "avx512vnni", "generic/trits_avx512.h", "static_cast<unsigned>(2 * i)", "static_cast<unsigned>(6 - 2 * i)", {"tq1_gemm"}
+        "avx512vnni", "generic/trits_avx512.h", "last + 8, stride", "last + 4, stride", TRITS
     ),
     "remainders_of_another_number": Mutant(
         "avx2", "generic/trits_avx2.h", "modulo(three, 9)", "modulo(three, 10)", TRITS
