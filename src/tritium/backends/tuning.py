@@ -24,7 +24,7 @@ Times = Mapping[str, float]
 NAMES = {"i2s": "2bit", "tq1": "1.6bit"}
 """Layout → what a caller asks for it by; the first takes more bytes."""
 LEAST_GAIN = 1.03
-"""What takes more bytes must be quicker by this factor: times of single passes wander by as much, and bytes are shared by all threads."""
+"""What takes more bytes must be quicker by this factor: times wander by as much, and all threads share the bandwidth."""
 Measure = Callable[[int, int, tuple[str, ...]], Times]
 """What times the product by a matrix (n, k) in several layouts."""
 
