@@ -125,3 +125,10 @@ def test_what_was_timed_decides_and_changes_no_bit(tmp_path: Path, monkeypatch: 
             assert {r.layout for r in model.plan.residents if r.layout in kernel_choice.PANELS} == {quicker}
             found[quicker] = model.logits([1, 7, 3])
     assert len({logits.tobytes() for logits in found.values()}) == 1
+
+
+def test_times_are_of_the_turn_in_the_middle() -> None:
+    """Neither a layout's luck nor that of all layouts together decides."""
+    turns = [{"i2s": 100.0, "tq1": 80.0}, {"i2s": 55.0, "tq1": 82.0}, {"i2s": 205.0, "tq1": 160.0}]
+    assert cpu.middle_turn(turns) == turns[0]
+    assert cpu.middle_turn(turns[::-1]) == turns[0]
