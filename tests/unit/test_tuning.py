@@ -11,7 +11,7 @@ import pytest
 
 from tiny_models import write_tiny
 from tritium.backends import cpu, kernel_choice
-from tritium.backends.tuning import FOLDER, Tuner
+from tritium.backends.tuning import FOLDER, Tuner, middle_turn
 from tritium.engine.model import load
 
 IDENTITY: dict[str, str | int] = {"cpu": "one", "threads": 2}
@@ -130,5 +130,5 @@ def test_what_was_timed_decides_and_changes_no_bit(tmp_path: Path, monkeypatch: 
 def test_times_are_of_the_turn_in_the_middle() -> None:
     """Neither a layout's luck nor that of all layouts together decides."""
     turns = [{"i2s": 100.0, "tq1": 80.0}, {"i2s": 55.0, "tq1": 82.0}, {"i2s": 205.0, "tq1": 160.0}]
-    assert cpu.middle_turn(turns) == turns[0]
-    assert cpu.middle_turn(turns[::-1]) == turns[0]
+    assert middle_turn(turns) == turns[0]
+    assert middle_turn(turns[::-1]) == turns[0]

@@ -15,7 +15,7 @@ from tritium import _native, env, numerics
 from tritium.backends import COLUMNS_LAYOUT, Program, TensorSource
 from tritium.backends.kernel_choice import DIALECTS, GROUPS_LAYOUT, PANELS, PLANE_LAYOUT, ROWS_LAYOUT, KernelChoice
 from tritium.backends.packed import PackedStore
-from tritium.backends.tuning import FOLDER, Tuner, product_plan
+from tritium.backends.tuning import FOLDER, Tuner, middle_turn, product_plan
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError
 from tritium.ir import Plan, Resident, encode_plan
 from tritium.layouts import LAYOUTS
@@ -117,15 +117,6 @@ def time_layouts(n: int, k: int, layouts: Sequence[str], n_threads: int) -> dict
             program.step(request)
             turns[-1][layout] = sum(row[6] for row in program.counters()) / count
     return middle_turn(turns[1:])
-
-
-def middle_turn(turns: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The turn whose first time, divided by its last, is the median of all turns; of an even number the greater one."""
-    ratios = []
-    for turn in turns:
-        first, *_, last = turn.values()
-        ratios.append(first / last)
-    return turns[sorted(range(len(turns)), key=ratios.__getitem__)[len(turns) // 2]]
 
 
 def tuner(n_threads: int) -> Tuner:

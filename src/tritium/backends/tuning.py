@@ -35,6 +35,16 @@ def quicker(times: Times) -> str:
     return min(times, key=lambda layout: times[layout] * (LEAST_GAIN if layout == plain else 1))
 
 
+def middle_turn(turns: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The turn whose first time, divided by its last, is the median of all turns; of an even number the greater one."""
+
+    def ratio(turn: dict[str, float]) -> float:
+        first, *_, last = turn.values()
+        return first / last
+
+    return sorted(turns, key=ratio)[len(turns) // 2]
+
+
 def described(known: Mapping[str, Times]) -> Iterator[str]:
     """A line a shape: what one token's product takes in each layout, and which one is taken."""
     for shape, times in known.items():
