@@ -253,7 +253,7 @@ def machine_chart(marks: Sequence[Mark], gb_per_s: float, ceilings: Sequence[tup
                 ha="right" if is_left else "left", xytext=(-9 if is_left else 9, 0), textcoords="offset points",
                 color=INK if mark.is_ours else MUTED, fontsize=9.5,
             )  # fmt: skip
-        axes.set_xlabel("ternary products a byte")
+        axes.set_xlabel("products a byte")
         axes.set_ylabel("GMAC/s")
         steps = [a * 10**n for n in range(5) for a in (1, 2, 5)]
         axes.set_xticks(steps, [f"{x:g}" for x in steps])
