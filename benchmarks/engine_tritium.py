@@ -86,8 +86,8 @@ class Subject:
     def decode(self, tokens: int, context: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
         """Decode after a context, which may be in the cache: its own time does not count."""
         done = self.recorded(keep, [self.prompt(context, seed)], tokens + 1, decode_only=True)
-        n_bytes = sum(count.bytes for count in done.decode.counts)
-        return {"ns": done.token_ns, "bytes_per_token": n_bytes / tokens, "cached": done.result.n_cached}
+        per_token = done.decode.n_bytes / tokens
+        return {"ns": done.token_ns, "bytes_per_token": per_token, "cached": done.result.n_cached}
 
     def prefill(self, tokens: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:
         """Forward a prompt, up to its first token. Its bytes are those of weights: caches hold the keys and values."""
@@ -108,7 +108,7 @@ class Subject:
         return {
             "ns": [done.decode_ns],
             "tokens": n,
-            "bytes_per_token": sum(count.bytes for count in done.decode.counts) / n,
+            "bytes_per_token": done.decode.n_bytes / n,
             "macs_per_token": (products_of(done.decode, self.model.plan)[0] + head) / n,
         }
 

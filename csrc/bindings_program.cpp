@@ -158,17 +158,19 @@ std::tuple<nb::object, nb::object> kv(nb::handle self, int64_t layer) {
   return {view(cache.keys, dim, block), view(cache.values, block, dim)};
 }
 
-std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> counters(Program& self) {
-  std::vector<StepCounter> rows;
+View<int64_t, 2> counters(Program& self) {
+  auto rows = std::make_unique<std::vector<StepCounter>>();
   {
     Executor& executor = self.executor();
     const nb::gil_scoped_release unlocked;
-    rows = executor.counters();
+    *rows = executor.counters();
   }
-  std::vector<std::tuple<int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>> list;
-  list.reserve(rows.size());
-  for (const StepCounter& c : rows) list.emplace_back(c.step, c.choice, c.calls, c.macs, c.macs_skipped, c.bytes, c.ns);
-  return list;
+  static_assert(sizeof(StepCounter) == 7 * sizeof(int64_t));
+  const size_t n = rows->size();
+  auto* data = reinterpret_cast<int64_t*>(rows->data());
+  const nb::capsule owner(rows.get(), [](void* p) noexcept { delete static_cast<std::vector<StepCounter>*>(p); });
+  static_cast<void>(rows.release());
+  return View<int64_t, 2>(data, {n, 7}, owner);
 }
 
 std::tuple<uint64_t, uint64_t, uint64_t> totals(Program& self) {
@@ -220,7 +222,8 @@ void bind_program(nb::module_& m) {
       .def("failure", &Program::failure,
            "What the last failed step reported: (code, step, row), code \"not_finite\", \"kv_overflow\" or \"none\".")
       .def("counters", &counters,
-           "(step, choice, calls, macs, macs_skipped, bytes, ns) of each step and kernel choice since the last reset.")
+           "Of each step and kernel choice since the last reset, as rows of (n, 7) i64: step, choice, calls, macs, macs_skipped,\n"
+           "bytes, ns.")
       .def("totals", &totals, "(steps, tokens, nanoseconds inside step) since the last reset.")
       .def("reset_counters",
            [](Program& self) {

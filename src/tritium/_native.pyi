@@ -145,9 +145,10 @@ class Program:
         What the last failed step reported: (code, step, row), code "not_finite", "kv_overflow" or "none".
         """
 
-    def counters(self) -> list[tuple[int, int, int, int, int, int, int]]:
+    def counters(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None), order='C')]:
         """
-        (step, choice, calls, macs, macs_skipped, bytes, ns) of each step and kernel choice since the last reset.
+        Of each step and kernel choice since the last reset, as rows of (n, 7) i64: step, choice, calls, macs, macs_skipped,
+        bytes, ns.
         """
 
     def totals(self) -> tuple[int, int, int]:

@@ -70,8 +70,7 @@ class Executor:
 
     def trace(self) -> Trace:
         """What was counted since the start or the last reset."""
-        n_steps, n_tokens, wall_ns, counts = self._program.counts()
-        return Trace(n_steps, n_tokens, wall_ns, counts)
+        return self._program.counts()
 
     def reset_trace(self) -> None:
         """Set all counters to zero."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -115,24 +115,38 @@ class StepCount:
     ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Counters of all steps since the executor was made or last reset."""
+    """Counters of all steps since the executor was made or last reset.
+
+    ``kernels``: (plan step, kernel) of each row of ``values`` (n, 5) i64, a ``StepCount``'s numbers. Traces are taken between
+    tokens whose times are measured: objects are made of them later, by ``counts``.
+    """
 
     n_steps: int
     n_tokens: int
     wall_ns: int
-    counts: tuple[StepCount, ...] = field(default=())
+    kernels: Sequence[tuple[str, str]]
+    values: NDArray[np.int64]
+
+    @property
+    def counts(self) -> tuple[StepCount, ...]:
+        """The rows."""
+        return tuple(StepCount(*names, *row) for names, row in zip(self.kernels, self.values.tolist(), strict=True))
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of all rows."""
+        return int(self.values[:, 3].sum())
 
     def since(self, earlier: Trace) -> Trace:
         """What was counted after ``earlier``, a trace of the same executor without a reset in between."""
-        counts = tuple(
-            StepCount(b.step, b.kernel, b.calls - a.calls, b.macs - a.macs, b.macs_skipped - a.macs_skipped,
-                      b.bytes - a.bytes, b.ns - a.ns)
-            for a, b in zip(earlier.counts, self.counts, strict=True)
-        )  # fmt: skip
         return Trace(
-            self.n_steps - earlier.n_steps, self.n_tokens - earlier.n_tokens, self.wall_ns - earlier.wall_ns, counts
+            self.n_steps - earlier.n_steps,
+            self.n_tokens - earlier.n_tokens,
+            self.wall_ns - earlier.wall_ns,
+            self.kernels,
+            self.values - earlier.values,
         )
 
 

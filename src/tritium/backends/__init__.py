@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tritium.errors import UnsupportedError
 from tritium.ir import Plan
-from tritium.types import Batch, StepCount, StepResult, TensorInfo, TraceLevel
+from tritium.types import Batch, StepResult, TensorInfo, Trace, TraceLevel
 
 if TYPE_CHECKING:
     from tritium.backends.packed import PackedStore
@@ -58,8 +58,8 @@ class Program(Protocol):
 
     def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult: ...
 
-    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
-        """Steps, tokens, wall nanoseconds, and one StepCount for each kernel that a plan step may run."""
+    def counts(self) -> Trace:
+        """Steps, tokens, wall nanoseconds, and a row for each kernel that a plan step may run."""
         ...
 
     def reset_counts(self) -> None: ...

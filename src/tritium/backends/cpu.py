@@ -21,7 +21,7 @@ from tritium.ir import Plan, Resident, encode_plan
 from tritium.layouts import LAYOUTS
 from tritium.ops import OPS, cache_of, vector_bytes
 from tritium.resources import available_memory, cpu_model, usable_cpus
-from tritium.types import Batch, StepCount, StepResult, TraceLevel
+from tritium.types import Batch, StepResult, Trace, TraceLevel
 
 MAX_TOP_K = 1024
 _FLOATS = ("f32", "f16", "bf16")
@@ -115,7 +115,7 @@ def time_layouts(n: int, k: int, layouts: Sequence[str], n_threads: int) -> dict
         for layout, (program, count) in programs.items():
             program.reset_counters()
             program.step(request)
-            turns[-1][layout] = sum(row[6] for row in program.counters()) / count
+            turns[-1][layout] = int(program.counters()[:, 6].sum()) / count
     return middle_turn(turns[1:])
 
 
@@ -191,6 +191,7 @@ class CpuProgram:
         weights = residents(plan, source, n_threads, store, partial(_check_memory, plan, source, kv_blocks, left))
         self._native = _native.Program(binary, weights, kv_blocks, n_threads)
         self._names = [f"{s.block}.{s.label}" if s.block >= 0 else s.label for s in plan.steps]
+        self._kernels = [(n, c.kernel) for n, s in zip(self._names, plan.steps, strict=True) for c in s.choices]
         self._logits = np.empty((0, plan.vocab_size), np.float32)
         self._ids = _EMPTY_I32
         self._values = np.zeros((0, 0), np.float32)
@@ -254,16 +255,9 @@ class CpuProgram:
         """Integer weights (n,) i64 of a draw by logits (n,) f32; ``first``: the greatest of all."""
         return _native.draw_weights(logits, first, temperature)
 
-    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+    def counts(self) -> Trace:
         """Steps, tokens, wall nanoseconds, counters a step and kernel, all counted natively."""
-        n_steps, n_tokens, wall_ns = self._native.totals()
-        rows = tuple(
-            StepCount(
-                self._names[step], self._plan.steps[step].choices[choice].kernel, calls, macs, skipped, nbytes, ns
-            )
-            for step, choice, calls, macs, skipped, nbytes, ns in self._native.counters()
-        )
-        return n_steps, n_tokens, wall_ns, rows
+        return Trace(*self._native.totals(), self._kernels, self._native.counters()[:, 2:])
 
     def reset_counts(self) -> None:
         """Set all counters to zero."""

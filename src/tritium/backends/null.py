@@ -9,7 +9,7 @@ import numpy as np
 from tritium.backends import KernelRow, Program, TensorSource, refuse_layout, refuse_screen
 from tritium.ir import Plan
 from tritium.layouts import LAYOUTS
-from tritium.types import Batch, StepCount, StepResult, TraceLevel
+from tritium.types import Batch, StepResult, Trace, TraceLevel
 
 
 class NullBackend:
@@ -83,9 +83,9 @@ class NullProgram:
         ids = np.broadcast_to(np.arange(k, dtype=np.int32), (n, k))
         return StepResult(ids=ids, values=np.zeros((n, k), np.float32))
 
-    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+    def counts(self) -> Trace:
         """Steps and tokens; no kernel ran."""
-        return self._n_steps, self._n_tokens, 0, ()
+        return Trace(self._n_steps, self._n_tokens, 0, (), np.zeros((0, 5), np.int64))
 
     def reset_counts(self) -> None:
         """Set the counters to zero."""

@@ -16,7 +16,7 @@ from tritium.backends import KernelRow, Program, TensorSource, refuse_layout, re
 from tritium.ir import Operand, Plan, Resident, Step
 from tritium.layouts import LAYOUTS
 from tritium.ops import cache_of
-from tritium.types import Batch, StepCount, StepResult, TraceLevel
+from tritium.types import Batch, StepResult, Trace, TraceLevel
 
 HEAD_ROWS = 8192
 _NUMPY = {"f32": np.float32, "i8": np.int8, "i16": np.int16, "i32": np.int32}
@@ -164,13 +164,11 @@ class ReferenceProgram:
             joined = np.stack([np.frombuffer(b"".join(rows), np.uint8) for rows in zip(*tokens, strict=True)])
         return replace(result, columns=_digests(columns), hidden=_digests(hidden), rows=joined)
 
-    def counts(self) -> tuple[int, int, int, tuple[StepCount, ...]]:
+    def counts(self) -> Trace:
         """Steps, tokens, wall nanoseconds, counters a step."""
-        rows = (
-            StepCount(_name(s), s.choices[0].kernel, c.calls, c.macs, 0, c.bytes, c.ns)
-            for s, c in zip(self._plan.steps, self._counts, strict=True)
-        )
-        return self._n_steps, self._n_tokens, self._wall_ns, tuple(rows)
+        kernels = [(_name(s), s.choices[0].kernel) for s in self._plan.steps]
+        values = np.array([(c.calls, c.macs, 0, c.bytes, c.ns) for c in self._counts], np.int64)
+        return Trace(self._n_steps, self._n_tokens, self._wall_ns, kernels, values)
 
     def reset_counts(self) -> None:
         """Set all counters to zero."""

@@ -153,8 +153,9 @@ def run_together(
     while any(not g.n_generated and not g.is_ended for g in generations):
         engine.step()
     first = engine.counted()
-    while not all(g.is_ended for g in generations):
-        engine.step()
+    for generation in generations:
+        while not generation.is_ended:
+            engine.step()
     after_uj = None if energy is None else energy.read()
     last = engine.counted()
     results = tuple(g.result() for g in generations)
@@ -374,7 +375,7 @@ def _summary(
     prefill_s = [r.prefill_ns / 1e9 for r in runs]
     n_prompt, n_sequences = sum(map(len, work.prompts)), len(work.prompts)
     tokens = n_sequences * work.tokens
-    n_bytes = [sum(count.bytes for count in r.decode.counts) for r in runs]
+    n_bytes = [r.decode.n_bytes for r in runs]
     products = [products_of(r.prefill, plan) for r in runs]
     read = [n / s / 1e9 for n, s in zip(n_bytes, decode_s, strict=True)]
     multiplied = [n / s / 1e9 for (n, _), s in zip(products, prefill_s, strict=True)]

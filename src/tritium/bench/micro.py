@@ -273,7 +273,7 @@ def _step(
 
     def counted() -> tuple[int, int]:
         rows = program.counters()
-        return sum(row[2] for row in rows), sum(row[6] for row in rows)
+        return int(rows[:, 2].sum()), int(rows[:, 6].sum())
 
     request = cpu.Request(zeros, zeros, zeros, table, none, 0)
     return _native(lambda: program.step(request), counted)

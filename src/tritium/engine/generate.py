@@ -405,7 +405,7 @@ class Engine:
         self._scheduler.remove(generation)
 
     def _counted_bytes(self) -> int:
-        return sum(count.bytes for count in self.counted().counts)
+        return self.counted().n_bytes
 
     def _hash_last_logits(self, generation: Generation) -> str | None:
         """Forward the last position once more, for all its logits; its keys and values come out as they are."""

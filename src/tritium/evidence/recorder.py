@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tritium.errors import NumericsError
 from tritium.evidence.trace import note_rows
 from tritium.resources import Memory, Usage, memory, usage
-from tritium.types import StepCount, Trace
+from tritium.types import Trace
 
 if TYPE_CHECKING:
     from tritium.engine.generate import GenerationResult
@@ -112,7 +115,7 @@ class RecordedRun:
         n_tokens = sum(part.n_tokens for p in self.passes for part in p.parts)
         if (counted.n_steps, counted.n_tokens) != (len(self.passes), n_tokens):
             raise NumericsError("no receipt", where="the run", expected="no other generation beside it", got="several")
-        return Trace(counted.n_steps, counted.n_tokens, counted.wall_ns, _merged(c for c in counted.counts if c.calls))
+        return _merged(counted)
 
     def times(self, results: Sequence[GenerationResult]) -> list[list[int]]:
         """Nanoseconds from the first submission to each token of each sequence."""
@@ -128,16 +131,13 @@ class RecordedRun:
         return total
 
 
-def _merged(counts: Iterable[StepCount]) -> tuple[StepCount, ...]:
-    """One row for each step name and kernel: a back end without fusion runs several steps of one name in a layer."""
-    rows: dict[tuple[str, str], StepCount] = {}
-    for c in counts:
-        have = rows.get((c.step, c.kernel))
-        if have is not None:
-            c = StepCount(c.step, c.kernel, have.calls + c.calls, have.macs + c.macs, have.macs_skipped + c.macs_skipped,
-                          have.bytes + c.bytes, have.ns + c.ns)  # fmt: skip
-        rows[c.step, c.kernel] = c
-    return tuple(rows.values())
+def _merged(trace: Trace) -> Trace:
+    """One row for each step name and kernel that ran: a back end without fusion runs several steps of one name in a layer."""
+    rows: dict[tuple[str, str], NDArray[np.int64]] = {}
+    for names, values in zip(trace.kernels, trace.values, strict=True):
+        if values[0]:
+            rows[names] = rows[names] + values if names in rows else values
+    return replace(trace, kernels=list(rows), values=np.array(list(rows.values()), np.int64).reshape(-1, 5))
 
 
 def recorder(model: Model, nonce: str | None = None) -> Recorder:
