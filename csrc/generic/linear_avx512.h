@@ -57,6 +57,13 @@ void finish(const __m512i* sums, int64_t n, int64_t n_panels, const Tokens& x, c
   }
 }
 
+// The lines that the sums of n tokens × n_panels are written to, or added to, come while the products are formed.
+[[gnu::always_inline]] inline void fetch_outputs(const Tokens& x, int64_t n, int64_t n_panels, int64_t column) {
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t p = 0; p < n_panels; ++p) __builtin_prefetch(x.out + t * x.out_stride + column + kPanelRows * p, 1);
+  }
+}
+
 // Few tokens, memory-bound: one panel, one stream. The four bit pairs of a byte are multiplied where they stand, as code·4^j in
 // four sums that are shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j.
 template <int T>
@@ -177,22 +184,13 @@ void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x
   finish(sums, T, 1, x, scales_w, column);
 }
 
-// The lines that the sums of n tokens × two panels are written to, or added to, come while the products are formed.
-[[gnu::always_inline]] inline void fetch_outputs(const Tokens& x, int64_t n, int64_t column) {
-  for (int64_t t = 0; t < n; ++t) {
-    const float* out = x.out + t * x.out_stride + column;
-    __builtin_prefetch(out, 1);
-    __builtin_prefetch(out + kPanelRows, 1);
-  }
-}
-
 // T tokens × two panels, `panel_bytes` apart. The next two come to the second-level cache meanwhile.
 template <int T>
 void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   const __m512i mask = _mm512_set1_epi8(3);
   Rows32<T> s;
   clear(s);
-  fetch_outputs(x, T, column);
+  fetch_outputs(x, T, 2, column);
   const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {

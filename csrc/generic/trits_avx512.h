@@ -129,6 +129,7 @@ void trit_panel(const uint8_t* panel, int64_t n_groups, int64_t n_whole, const i
                 int64_t column) {
   TritSums<T> s;
   clear(s);
+  fetch_outputs(x, T, 1, column);
   add_groups(s, panel, n_whole, x.a, x.a_stride);
   if (n_whole < n_groups) add_groups(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth);
   if constexpr (TritSums<T>::kIsWide) {
@@ -148,16 +149,18 @@ constexpr TritPanel kTritPanels[] = {trit_panel<1>, trit_panel<2>, trit_panel<3>
 static_assert(std::size(kTritPanels) == kFewTokens);
 
 // Tiles of at most kFewTokens tokens, of which each takes a panel's bytes apart for itself: beside so many products that costs nothing.
-// Panels come from memory once for every kTokens tokens.
+// Panels come from memory once for every kTritTokens tokens.
+constexpr int64_t kTritTokens = 64;  // eight full tiles
+
 void multiply_trits(const Call& call, int64_t begin, int64_t end, Work& work) {
   const TritPanels panels(call.weights[0]);
-  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
+  const int64_t n_chunks = (call.t + kTritTokens - 1) / kTritTokens;
   for (int64_t c = 0; c < n_chunks; ++c) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
     const int64_t n_tiles = (n + kFewTokens - 1) / kFewTokens;
-    int32_t totals[kTokens];
+    int32_t totals[kTritTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
-    const Tails<kTokens> tails(x.a, x.a_stride, n, call.weights[0].cols);
+    const Tails<kTritTokens> tails(x.a, x.a_stride, n, call.weights[0].cols);
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t i = 0; i < n_tiles; ++i) {
         const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
