@@ -33,6 +33,38 @@ struct Ahead {
   }
 };
 
+// Columns that pass block by block, and as many that come next.
+template <int64_t kMost>
+struct Group {
+  const uint8_t *now[kMost], *next[kMost];
+  [[gnu::always_inline]] Group(const uint8_t* w, int64_t column_bytes, const int32_t* list, int64_t i, int64_t here, int64_t n) {
+    for (int64_t j = 0; j < here; ++j) {
+      const int64_t at = i + kMost + j;
+      now[j] = w + list[i + j] * column_bytes;
+      next[j] = w + list[at < n ? at : n - 1] * column_bytes;
+    }
+  }
+};
+
+// One block of each of some columns.
+struct Lines {
+  const uint8_t* const* of;
+  int64_t offset;
+  [[gnu::always_inline]] void ask(int64_t j) const { _mm_prefetch(reinterpret_cast<const char*>(of[j] + offset), _MM_HINT_T1); }
+};
+
+// What is asked for while byte b of a group's columns is read: the same of the next ones and, for the second time, what half a column
+// ago was asked for.
+template <int64_t kMost>
+[[gnu::always_inline]] inline Lines lines_after(const Group<kMost>& group, int64_t b) {
+  return {group.next, b};
+}
+template <int64_t kMost>
+[[gnu::always_inline]] inline Lines lines_again(const Group<kMost>& group, int64_t b, int64_t column_bytes) {
+  const int64_t half = column_bytes / 2;
+  return b < half ? Lines{group.now, b + half} : Lines{group.next, b - half};
+}
+
 // Asks for the first places of a list, for which nothing has asked. Forced inline: gcc takes a function that only prefetches for one
 // without effect, and drops its calls.
 [[gnu::always_inline]] inline void ask_first(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {

@@ -11,14 +11,14 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kColumnsAhead = 48;
+constexpr int64_t kTogether = 48;
 constexpr bool kSumsShifted = false;
 
 // vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most, as in i2s_gemv; of codes that stand as 4·code four
 // times as much, 16 times at most. Sixteen blocks of a row make 32 additions of the first kind and, in each of two lanes, 16 of the
 // second; two columns make one of the first.
 constexpr int64_t kRowBlocks = 16;
-static_assert(kColumnsAhead <= 128);
+static_assert(kTogether <= 128);
 
 // The places of the bits that are set in a byte, lowest first.
 struct Places {
@@ -149,17 +149,14 @@ struct HalfBlock {
   add(sums + 20, _mm256_extracti128_si256(second, 1));
 }
 
-// At most kColumnsAhead columns × 128 rows, 32 bytes of each column; `ahead` holds as many columns that come later.
-inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int32_t* ahead,
-                           int64_t n_ahead, const int8_t* codes, int32_t* sums) {
+// 32 bytes of each of at most kTogether columns, which make 128 rows; as many lines are asked for.
+inline void add_half_block(const Lines& columns, int64_t n, const Lines& wanted, const int8_t* codes, int32_t* sums) {
   const __m256i zero = _mm256_setzero_si256();
   HalfBlock s{zero, zero, zero, zero, zero, zero, zero, zero};
   for (int64_t i = 0; i < n; i += 2) {
-    if (i + 1 < n_ahead) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + ahead[i] * column_bytes), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(w + ahead[i + 1] * column_bytes), _MM_HINT_T1);
-    }
-    const __m256i x = load_packed(w + columns[i] * column_bytes), y = load_packed(w + columns[i + 1] * column_bytes);
+    wanted.ask(i);
+    wanted.ask(i + 1);
+    const __m256i x = load_packed(columns.of[i] + columns.offset), y = load_packed(columns.of[i + 1] + columns.offset);
     const __m256i low = _mm256_unpacklo_epi8(x, y), high = _mm256_unpackhi_epi8(x, y);
     int16_t pair;
     __builtin_memcpy(&pair, codes + i, sizeof pair);
@@ -183,16 +180,16 @@ inline void add_half_block(const uint8_t* w, int64_t column_bytes, const int32_t
   add_words(sums + 224, s.b3);
 }
 
-// A few columns at a time, which stay in the second-level cache while their blocks pass through registers; the next ones come.
+// A few columns at a time, block by block of all of them: a block's sums stay in registers while the columns pass.
 inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  ask_first(w, column_bytes, columns, n < kColumnsAhead ? n : kColumnsAhead);
-  for (int64_t i = 0; i < n; i += kColumnsAhead) {
-    const int64_t left = n - i, here = left < kColumnsAhead ? left : kColumnsAhead;
-    const int64_t there = left - here < kColumnsAhead ? left - here : kColumnsAhead;
+  ask_first(w, column_bytes, columns, n < kTogether ? n : kTogether);
+  for (int64_t i = 0; i < n; i += kTogether) {
+    const int64_t here = n - i < kTogether ? (n - i + 1) / 2 * 2 : kTogether;
+    const Group<kTogether> group(w, column_bytes, columns, i, here, n);
     for (int64_t b = 0; b < column_bytes; b += 64) {
       int32_t* at = sums + 4 * b;
-      add_half_block(w + b, column_bytes, columns + i, here, columns + i + here, there, codes + i, at);
-      add_half_block(w + b + 32, column_bytes, columns + i, here, columns, 0, codes + i, at + 8);
+      add_half_block({group.now, b}, here, lines_after(group, b), codes + i, at);
+      add_half_block({group.now, b + 32}, here, lines_again(group, b, column_bytes), codes + i, at + 8);
     }
   }
 }

@@ -141,18 +141,25 @@ struct Quad {
           _mm512_unpackhi_epi16(ab_high, cd_high)};
 }
 
-// Sixteen rows of each of the four bit pairs: sums + 64·j.
-[[gnu::always_inline]] inline void add_eight(int32_t* sums, __m512i first, __m512i second, __m512i a, __m512i b) {
-  const auto add = [&](int32_t* at, __m512i mask) __attribute__((always_inline)) {
-    __m512i s = _mm512_loadu_si512(at);
-    s = _mm512_dpbusd_epi32(s, _mm512_and_si512(first, mask), a);
-    s = _mm512_dpbusd_epi32(s, _mm512_and_si512(second, mask), b);
-    _mm512_storeu_si512(at, s);
-  };
-  add(sums, _mm512_set1_epi8(3));
-  add(sums + 64, _mm512_set1_epi8(12));
-  add(sums + 128, _mm512_set1_epi8(48));
-  add(sums + 192, _mm512_set1_epi8(static_cast<char>(192)));
+// Sums of sixteen rows of each of the four bit pairs, which stand 64 apart.
+struct PairSums {
+  __m512i s0, s1, s2, s3;
+};
+[[gnu::always_inline]] inline PairSums load_sums(const int32_t* at) {
+  return {_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64), _mm512_loadu_si512(at + 128), _mm512_loadu_si512(at + 192)};
+}
+[[gnu::always_inline]] inline void store_sums(const PairSums& s, int32_t* at) {
+  _mm512_storeu_si512(at, s.s0);
+  _mm512_storeu_si512(at + 64, s.s1);
+  _mm512_storeu_si512(at + 128, s.s2);
+  _mm512_storeu_si512(at + 192, s.s3);
+}
+[[gnu::always_inline]] inline void add_four(PairSums& s, __m512i packed, __m512i a) {
+  s.s0 = _mm512_dpbusd_epi32(s.s0, _mm512_and_si512(packed, _mm512_set1_epi8(3)), a);
+  s.s1 = _mm512_dpbusd_epi32(s.s1, _mm512_and_si512(packed, _mm512_set1_epi8(12)), a);
+  s.s2 = _mm512_dpbusd_epi32(s.s2, _mm512_and_si512(packed, _mm512_set1_epi8(48)), a);
+  s.s3 = _mm512_dpbusd_epi32(s.s3, _mm512_and_si512(packed, _mm512_set1_epi8(static_cast<char>(192))), a);
+  asm("" : "+v"(s.s0), "+v"(s.s1), "+v"(s.s2), "+v"(s.s3));
 }
 
 inline __m512i four_codes(const int8_t* q) {
@@ -161,22 +168,36 @@ inline __m512i four_codes(const int8_t* q) {
   return _mm512_set1_epi32(word);
 }
 
-// Eight columns at a time, the whole of each: the sums stay in the first-level cache, the columns pass through.
+constexpr int64_t kTogether = 24;
+
+// A few columns at a time, block by block of all of them: a block's sums stay in registers while the columns pass. Measured on Zen 4:
+// columns that come from memory pass 1.6 times as fast as eight at a time, the whole of each.
 inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  ask_first(w, column_bytes, columns, n < kFirstAsk ? n : kFirstAsk);
-  for (int64_t i = 0; i < n; i += 8) {
-    const uint8_t* c[8];
-    for (int64_t j = 0; j < 8; ++j) c[j] = w + columns[i + j] * column_bytes;
-    const Ahead<8> ahead(w, column_bytes, columns, i, n);
-    const __m512i a = four_codes(codes + i), b = four_codes(codes + i + 4);
+  ask_first(w, column_bytes, columns, n < kTogether ? n : kTogether);
+  for (int64_t i = 0; i < n; i += kTogether) {
+    const int64_t here = n - i < kTogether ? (n - i + 3) / 4 * 4 : kTogether;
+    const Group<kTogether> group(w, column_bytes, columns, i, here, n);
     int32_t* at = sums;
-    for (int64_t k = 0; k < column_bytes; k += 64, at += kColumnRows) {
-      ahead.ask(k);
-      const Quad x = interleave(c[0] + k, c[1] + k, c[2] + k, c[3] + k), y = interleave(c[4] + k, c[5] + k, c[6] + k, c[7] + k);
-      add_eight(at, x.v0, y.v0, a, b);
-      add_eight(at + 16, x.v1, y.v1, a, b);
-      add_eight(at + 32, x.v2, y.v2, a, b);
-      add_eight(at + 48, x.v3, y.v3, a, b);
+    for (int64_t b = 0; b < column_bytes; b += 64, at += kColumnRows) {
+      PairSums s0 = load_sums(at), s1 = load_sums(at + 16), s2 = load_sums(at + 32), s3 = load_sums(at + 48);
+      const Lines after = lines_after(group, b), again = lines_again(group, b, column_bytes);
+      for (int64_t j = 0; j < here; j += 4) {
+        for (int64_t c = j; c < j + 4; ++c) {
+          after.ask(c);
+          again.ask(c);
+        }
+        const uint8_t* const* c = group.now + j;
+        const Quad x = interleave(c[0] + b, c[1] + b, c[2] + b, c[3] + b);
+        const __m512i a = four_codes(codes + i + j);
+        add_four(s0, x.v0, a);
+        add_four(s1, x.v1, a);
+        add_four(s2, x.v2, a);
+        add_four(s3, x.v3, a);
+      }
+      store_sums(s0, at);
+      store_sums(s1, at + 16);
+      store_sums(s2, at + 32);
+      store_sums(s3, at + 48);
     }
   }
 }
