@@ -22,6 +22,7 @@ from tritium.engine.stop_strings import StopStrings
 from tritium.errors import NumericsError, ShapeError
 from tritium.formats.gguf_writer import GGUFWriter
 from tritium.layouts import LAYOUTS
+from tritium.numerics import KV_BLOCK
 
 NAME = "relu2_gqa_tied_chat"
 EOS = 265
@@ -105,6 +106,14 @@ def test_a_prompt_seen_before_is_not_forwarded_again(model: tritium.Model) -> No
     text = "heart " * 30
     assert model.generate(text, max_tokens=1).n_cached == 0
     assert model.generate(text + "sea", max_tokens=1).n_cached >= 64
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7])
+def test_blocks_that_were_generated_are_not_forwarded_again(path: Path, chunk: int | None) -> None:
+    with tritium.load(path, chunk=chunk) as model:
+        first = model.generate("heart", max_tokens=3 * KV_BLOCK, ignore_eos=True)
+        known = [*first.prompt_ids, *first.token_ids]
+        assert model.generate(known, max_tokens=1).n_cached == (len(known) - 1) // KV_BLOCK * KV_BLOCK
 
 
 def test_threads_may_share_a_model(model: tritium.Model) -> None:

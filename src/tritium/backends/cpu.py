@@ -213,10 +213,11 @@ class CpuProgram:
             code, step, row = self._native.failure()
             what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit the cache"}
             raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
-        if batch.top_k > MAX_TOP_K and batch.temperatures is None and self._result.logits is not None:
-            ids, values = numerics.top_k(self._result.logits, batch.top_k)
-            return replace(self._result, logits=None, ids=ids, values=values)
-        return self._result
+        result = self._result
+        if result.logits is not None and batch.top_k > MAX_TOP_K and batch.temperatures is None:
+            ids, values = numerics.top_k(result.logits, batch.top_k)
+            return replace(result, logits=None, ids=ids, values=values)
+        return result
 
     def _prepare(self, batch: Batch, trace: TraceLevel) -> None:
         """Where the results of this batch go: of the same one, with other elements, they go there again."""

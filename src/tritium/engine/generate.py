@@ -68,6 +68,11 @@ class GenerationResult:
 class Generation(Scheduled):
     """One prompt on its way through the engine: a scheduled sequence with its text and its end."""
 
+    __slots__ = (
+        "_detokenizer", "_end_ids", "_finish", "_logprobs", "_stamps", "_stops", "_tokenizer", "bytes_at_first", "cancel",
+        "decode_bytes", "error", "is_ended", "logits_sha256", "measure", "observer", "params", "pieces",
+    )  # fmt: skip
+
     def __init__(
         self, prompt: NDArray[np.int32], capacity: int, sampler: Sampler, tokenizer: Tokenizer, *,
         twin: Generation | None = None, cancel: threading.Event | None = None, measure: bool = False,
@@ -83,9 +88,8 @@ class Generation(Scheduled):
         self._finish: tuple[FinishReason, str] | None = None
         self._tokenizer = tokenizer
         self._detokenizer = StreamDetokenizer(tokenizer, skip_special_tokens=True, continuation=continuation)
-        self._stops = StopStrings(self.params.stop)
-        self._stop_ids = frozenset(self.params.stop_ids)
-        self._end_ids = frozenset() if self.params.ignore_eos else tokenizer.stop_ids
+        self._stops = StopStrings(self.params.stop) if self.params.stop else None
+        self._end_ids = frozenset(self.params.stop_ids).union(() if self.params.ignore_eos else tokenizer.stop_ids)
         self._logprobs: list[TokenLogprob] = []
         self._stamps = [time.perf_counter_ns()]
         if observer is not None:
@@ -107,16 +111,17 @@ class Generation(Scheduled):
         if logprob is not None:
             self._logprobs.append(logprob)
         if token in self._end_ids:
-            return self.end("stop", f"end token {token} {self._tokenizer.token_text(token)!r}")
-        if self._stop_ids and token in self._stop_ids:
+            if token in self._tokenizer.stop_ids and not self.params.ignore_eos:
+                return self.end("stop", f"end token {token} {self._tokenizer.token_text(token)!r}")
             return self.end("stop", f"stop id {token}")
         piece = self._detokenizer.push(token)
-        if self.params.stop:
-            piece = self._stops.push(piece)
+        stops = self._stops
+        if stops is not None:
+            piece = stops.push(piece)
         if piece:
             self.pieces.append(piece)
-        if self._stops.found is not None:
-            return self.end("stop", f"stop string {self._stops.found!r}")
+        if stops is not None and stops.found is not None:
+            return self.end("stop", f"stop string {stops.found!r}")
         if self.n_tokens == self.capacity:
             is_budget = self.n_generated == self.params.max_tokens
             self.end("length", f"max_tokens {self.n_generated}" if is_budget else f"context of {self.capacity} is full")
@@ -126,11 +131,11 @@ class Generation(Scheduled):
         """Finish, and let go of text that was held back."""
         self._finish = reason, detail
         self.is_ended = True
-        if self._stops.found is None:
-            rest = self._stops.push(self._detokenizer.flush())
-            rest += "" if self._stops.found else self._stops.flush()
-            if rest:
-                self.pieces.append(rest)
+        rest = self._detokenizer.flush()
+        if self._stops is not None:
+            rest = self._stops.flush(rest)
+        if rest:
+            self.pieces.append(rest)
 
     def result(self) -> GenerationResult:
         """Errors: what went wrong while it ran."""
@@ -277,10 +282,11 @@ class Engine:
         """
         with self._lock:
             scheduler = self._scheduler
-            for generation in (*scheduler.running, *scheduler.waiting):
-                if generation.cancel.is_set():
-                    self.drop_cancelled()
-                    break
+            for queue in (scheduler.running, scheduler.waiting):
+                for generation in queue:
+                    if generation.cancel.is_set():
+                        self.drop_cancelled()
+                        break
             before = None if self.watch is None else self.executor.trace()
             begun = time.perf_counter_ns()
             work = scheduler.schedule()
@@ -307,14 +313,15 @@ class Engine:
                 counted, resumed = self.executor.trace().since(before), time.perf_counter_ns()
             scheduler.commit(work)
             is_settled = True
-            for row, generation in enumerate(work.outputs):
+            for row, generation in work.outputs:
                 try:
                     token, logprob = generation.sampler.choose(result, row, generation.n_tokens)
                 except TritiumError as error:
                     self._fail(generation, error)
                     continue
                 generation.accept(token, logprob)
-                is_settled &= not (generation.is_ended or generation.measure)
+                if generation.is_ended or generation.measure:
+                    is_settled = False
             if self.watch is not None and counted is not None:
                 rest_ns = start - begun + time.perf_counter_ns() - resumed
                 self.watch(Pass(len(work.batch.tokens), len(work.batch.outputs), end - start, rest_ns, counted))
@@ -379,10 +386,10 @@ class Engine:
 
     def _settle(self, work: Work[Generation]) -> None:
         """After a step: what is measured at a first token, and the end of what has ended."""
-        for generation in work.outputs:
+        for _, generation in work.outputs:
             if generation.measure and generation.n_generated == 1:
                 generation.bytes_at_first = self._counted_bytes()
-        ended = [g for g in work.outputs if g.is_ended and not g.is_finished]
+        ended = [g for _, g in work.outputs if g.is_ended and not g.is_finished]
         for generation in ended:
             if generation.observer is not None:
                 generation.observer.end(self.counted())

@@ -38,13 +38,14 @@ class Watchable(Protocol):
 
 
 def observe(
-    parts: Sequence[tuple[Watchable, int]], outputs: Sequence[Watchable], result: StepResult, start: int, end: int
-) -> None:
+    parts: Sequence[tuple[Watchable, int]], outputs: Sequence[tuple[int, Watchable]], result: StepResult,
+    start: int, end: int,
+) -> None:  # fmt: skip
     """Tell observers of a step, before it is committed: positions are those that it began with."""
     row = 0
     for generation, n in parts:
         if generation.observer is not None:
-            rows = [i for i, other in enumerate(outputs) if other is generation]
+            rows = [i for i, other in outputs if other is generation]
             columns = b"" if result.columns is None else result.columns[row : row + n].tobytes()
             hidden = b"" if result.hidden is None else result.hidden[rows].tobytes()
             generation.observer.step(start, end, generation.n_computed, n, len(rows), columns, hidden)

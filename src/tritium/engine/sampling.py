@@ -320,6 +320,7 @@ class Sampler:
         self.params, self.sequence, self.vocab_size = params, sequence, vocab_size
         self._weigh = weights_of if weigh is None else weigh
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
+        self._takes_best = params.temperature == 0
         self._seen = self._counts = None
         if params.has_penalties:
             self._seen = np.zeros(vocab_size, np.bool_)
@@ -337,7 +338,7 @@ class Sampler:
         """
         params = self.params
         if result.ids is not None and result.values is not None:
-            if params.temperature == 0:
+            if self._takes_best:
                 return result.ids.item(row, 0), None
             k, bits = self.n_candidates, self._random_bits(position)
             ids, values = result.ids[row, :k], result.values[row, :k]
@@ -360,7 +361,7 @@ class Sampler:
         if not math.isfinite(float(raw.max())):
             raise NumericsError("logits are not finite", where=f"position {position - 1}")
         adjusted = self._adjust(raw)
-        if params.temperature == 0:
+        if self._takes_best:
             token = int(np.argmax(adjusted))
         else:
             token = draw_full(adjusted, params, self._random_bits(position), self._weigh)

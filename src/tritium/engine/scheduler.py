@@ -21,8 +21,16 @@ class Sequence:
 
     ``tokens`` (capacity,) i32 holds the first ``n_tokens`` known ones, the prompt's ``n_prompt`` among them; ``n_computed`` of
     them are in the cache, ``n_cached`` of these without having been forwarded. A sequence with the same prompt as
-    ``twin`` shares its cache instead of forwarding the prompt again.
+    ``twin`` shares its cache instead of forwarding the prompt again. ``block_end``: the position behind the cache block
+    that is being filled.
     """
+
+    # After each step's weights have gone through the caches, what counts is how much memory and how much of the interpreter
+    # a token touches: plain attributes, single elements through memory views, comparisons rather than divisions.
+    __slots__ = (
+        "block_end", "capacity", "is_finished", "n_cached", "n_computed", "n_prompt", "n_tokens", "sampler", "table",
+        "token_view", "tokens", "twin",
+    )  # fmt: skip
 
     def __init__(
         self, prompt: NDArray[np.int32], capacity: int, sampler: Sampler, twin: Sequence | None = None
@@ -30,10 +38,9 @@ class Sequence:
         self.n_prompt = self.n_tokens = len(prompt)
         self.tokens = np.zeros(capacity, np.int32)
         self.tokens[: self.n_prompt] = prompt
-        # For single elements: NumPy's way there touches ten times the code, which is cold after each step's weights.
         self.token_view = self.tokens.data
         self.capacity = capacity
-        self.n_computed = self.n_cached = 0
+        self.n_computed = self.n_cached = self.block_end = 0
         self.sampler = sampler
         self.twin = twin
         self.table: BlockTable | None = None
@@ -50,11 +57,11 @@ S = TypeVar("S", bound=Sequence)
 
 @dataclass(slots=True)
 class Work(Generic[S]):
-    """One step: the batch, how many tokens of each sequence it holds, and the sequence of each of its outputs."""
+    """One step: the batch, how many tokens of each sequence it holds, and (row, sequence) of its outputs."""
 
     batch: Batch
     parts: list[tuple[S, int]] = field(default_factory=list)
-    outputs: list[S] = field(default_factory=list)
+    outputs: list[tuple[int, S]] = field(default_factory=list)
 
 
 class Scheduler(Generic[S]):
@@ -103,7 +110,7 @@ class Scheduler(Generic[S]):
     def schedule(self) -> Work[S] | None:
         """Pack the next step, or None if there is nothing to do. Call ``commit`` after it has run."""
         if self._decoding is not None and not self.waiting:
-            for row, sequence in enumerate(self._decoding.outputs):
+            for row, sequence in self._decoding.outputs:
                 self._token_view[row] = sequence.token_view[sequence.n_computed]
                 self._position_view[row] = sequence.n_computed
             return self._decoding
@@ -120,9 +127,9 @@ class Scheduler(Generic[S]):
             take = min(sequence.n_tokens - sequence.n_computed, self.chunk, self.max_tokens - n)
             if take > 0 and sequence.n_tokens - sequence.n_computed > 1:
                 n = self._pack(work, sequence, take, n)
-        wanted = [sequence.sampler.n_candidates for sequence in work.outputs]
-        for i, sequence in enumerate(work.outputs):
-            self._temperatures[i] = sequence.sampler.rest_temperature
+        wanted = [sequence.sampler.n_candidates for _, sequence in work.outputs]
+        for row, sequence in work.outputs:
+            self._temperatures[row] = sequence.sampler.rest_temperature
         top_k = min(wanted) and max(wanted) if wanted else 1
         shape = (n, len(wanted), top_k, bool(top_k and self._temperatures[: len(wanted)].any()))
         if shape != self._shape:
@@ -134,10 +141,10 @@ class Scheduler(Generic[S]):
     def commit(self, work: Work[S]) -> None:
         """Record that the step has run."""
         for sequence, n in work.parts:
-            before = sequence.n_computed // KV_BLOCK
             sequence.n_computed += n
-            if sequence.n_computed // KV_BLOCK > before and sequence.table is not None:
+            if sequence.n_computed >= sequence.block_end and sequence.table is not None:
                 self.cache.seal(sequence.table, sequence.tokens, sequence.n_computed)
+                sequence.block_end = (sequence.n_computed // KV_BLOCK + 1) * KV_BLOCK
 
     def _admit(self, sequence: S) -> bool:
         """Give the sequence its cache, if there is room now."""
@@ -173,8 +180,9 @@ class Scheduler(Generic[S]):
             self._positions[start : start + n] = np.arange(first, first + n, dtype=np.int32)
             self._slots[start : start + n] = table.slot
         if first + n == sequence.n_tokens:
-            self._outputs[len(work.outputs)] = start + n - 1
-            work.outputs.append(sequence)
+            row = len(work.outputs)
+            self._outputs[row] = start + n - 1
+            work.outputs.append((row, sequence))
         work.parts.append((sequence, n))
         return start + n
 

@@ -31,10 +31,13 @@ class StopStrings:
         self._held = held[len(held) - n_held :]
         return held[: len(held) - n_held]
 
-    def flush(self) -> str:
-        """Return what was held back: no stop string came of it."""
+    def flush(self, rest: str = "") -> str:
+        """Return what was held back and ``rest``, the end of the text, as far as no stop string comes of them."""
+        if self.found is not None:
+            return ""
+        text = self.push(rest)
         held, self._held = self._held, ""
-        return held
+        return text + held
 
     def _starts_one(self, text: str) -> bool:
         return any(stop.startswith(text) for stop in self._stops)

@@ -44,7 +44,7 @@ class Tokenizer:
         self._tokens = vocabulary.tokens
         self._types = vocabulary.types
         self._bytes: list[bytes | None] = [None] * self.vocab_size
-        self._texts: dict[int, str] = {}
+        self._texts: list[str | None] = [None] * self.vocab_size
         self._special = vocabulary.of_type(*_SPECIAL)
         always = vocabulary.of_type(TokenType.USER_DEFINED)
         self._always = TokenMatcher(always)
@@ -129,7 +129,7 @@ class Tokenizer:
 
         Errors: ShapeError if the id is out of range.
         """
-        text = self._texts.get(token_id)
+        text = self._texts[token_id] if 0 <= token_id < self.vocab_size else None
         if text is None and not self.is_special(token_id):
             try:
                 text = self._texts[token_id] = self.token_bytes(token_id).decode()
