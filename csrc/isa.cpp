@@ -24,6 +24,7 @@ struct Features {
   uint32_t leaf1_ecx = 0;
   uint32_t leaf7_ebx = 0;
   uint32_t leaf7_ecx = 0;
+  uint32_t leaf7_1_eax = 0;
   uint64_t saved_state = 0;  // XCR0: which registers the operating system saves
 };
 
@@ -34,6 +35,7 @@ Features read_features() {
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
     f.leaf7_ebx = ebx;
     f.leaf7_ecx = ecx;
+    if (eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) f.leaf7_1_eax = eax;
   }
   if (f.leaf1_ecx & bit_OSXSAVE) {
     asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
@@ -42,6 +44,7 @@ Features read_features() {
   return f;
 }
 
+constexpr uint32_t kAvxVnni = 1U << 4;  // of leaf 7, subleaf 1, which headers name differently
 constexpr uint64_t kYmmState = 0x06;
 constexpr uint64_t kZmmState = 0xe6;
 
@@ -53,6 +56,8 @@ bool cpu_has_avx2() {
   const Features f = read_features();
   return (f.saved_state & kYmmState) == kYmmState && has_all(f.leaf1_ecx, bit_AVX | bit_F16C) && has_all(f.leaf7_ebx, bit_AVX2);
 }
+
+bool cpu_has_avxvnni() { return cpu_has_avx2() && has_all(read_features().leaf7_1_eax, kAvxVnni); }
 
 bool cpu_has_avx512vnni() {
   const Features f = read_features();
@@ -72,6 +77,7 @@ bool cpu_has_byte_permutes() { return cpu_has_avx512vnni() && has_all(read_featu
 
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512vnni() { return false; }
+bool cpu_has_avxvnni() { return false; }
 bool cpu_has_byte_permutes() { return false; }
 
 #endif

@@ -49,6 +49,9 @@ struct Peak {
 #define TRITIUM_ONE(s) "vpdpbusd %13, %12, " s "\n\t"
 TRITIUM_PEAK(peak_avx512vnni, "avx512f,avx512vnni", 64, "v", "cc", TRITIUM_ONE)
 #undef TRITIUM_ONE
+#define TRITIUM_ONE(s) "%{vex%} vpdpbusd %13, %12, " s "\n\t"
+TRITIUM_PEAK(peak_avxvnni, "avx2,avxvnni", 32, "x", "cc", TRITIUM_ONE)
+#undef TRITIUM_ONE
 #define TRITIUM_ONE(s) "vpmaddubsw %13, %12, %%ymm15\n\tvpaddw %%ymm15, " s ", " s "\n\t"
 TRITIUM_PEAK(peak_avx2, "avx2", 32, "x", "xmm15", TRITIUM_ONE)
 #undef TRITIUM_ONE
@@ -65,6 +68,7 @@ TRITIUM_PEAK(peak_f32_avx, "avx", 32, "x", "xmm15", TRITIUM_ONE)
 TRITIUM_PEAK(peak_f32_sse, "sse2", 16, "x", "xmm15", TRITIUM_ONE)
 #undef TRITIUM_ONE
 constexpr Peak kPeaks[] = {{"avx512vnni", 64, peak_avx512vnni, 16, peak_f32_avx512},
+                           {"avxvnni", 32, peak_avxvnni, 8, peak_f32_avx},
                            {"avx2", 32, peak_avx2, 8, peak_f32_avx},
                            {"scalar", 8, peak_scalar, 4, peak_f32_sse}};
 #elif defined(__aarch64__)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from covering import Row, all_rows, covering_rows
 
-INSTRUCTION_SETS = ("reference", "avx512vnni", "avx2", "scalar")
+INSTRUCTION_SETS = ("reference", "avx512vnni", "avxvnni", "avx2", "scalar")
 THREADS = (1, 2, 3, 5)
 CHUNKS = (1, 7, 64, None)
 BATCHES = (1, 3, 8)
@@ -40,7 +40,10 @@ def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, .
     """All combinations; the reference has neither threads nor a compiler, nor a screened head, nor sparse layers, nor panels."""
     from tritium import _native
 
-    panels = {(isa, layout) for _, _, layout, isa, _, _ in _native.kernels()}
+    from tritium.kernel_table import kernel_table
+
+    here = {(isa, layout) for _, _, layout, isa, _, _ in _native.kernels()}
+    lacking = {(row.isa, row.layout) for row in kernel_table() if row.isa in _native.isas()} - here
     factors = {
         "model": models, "isa": isas, "compiler": compilers, "threads": THREADS, "chunk": CHUNKS, "batch": BATCHES,
         "reuse": (False, True), "screen": (False, True), "sparse": (False, True),
@@ -51,7 +54,7 @@ def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, .
     def possible(row: Row) -> bool:
         if row["isa"] == "reference":
             return (row["threads"], row["compiler"], row["screen"], row["sparse"], row["layout"]) == once
-        if (row["isa"], LAYOUTS[str(row["layout"])]) not in panels:
+        if (row["isa"], LAYOUTS[str(row["layout"])]) in lacking:
             return False
         return not (row["sparse"] and row["model"] in UNGATED)
 

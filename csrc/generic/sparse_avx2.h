@@ -1,4 +1,4 @@
-// Sparse products with 256-bit registers.
+// Sparse products in 256-bit registers, from the sums of a unit's dot_*.h, which is included before.
 #pragma once
 
 #include <immintrin.h>
@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "generic/ahead.h"
+#include "generic/bytes_avx2.h"
 #include "kernel.h"
 
 namespace tritium {
@@ -14,10 +15,7 @@ namespace {
 constexpr int64_t kTogether = 48;
 constexpr bool kSumsShifted = false;
 
-// vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most, as in i2s_gemv; of codes that stand as 4·code four
-// times as much, 16 times at most. Sixteen blocks of a row make 32 additions of the first kind and, in each of two lanes, 16 of the
-// second; two columns make one of the first.
-constexpr int64_t kRowBlocks = 16;
+// Products of two columns and their codes: vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most.
 static_assert(kTogether <= 128);
 
 // The places of the bits that are set in a byte, lowest first.
@@ -71,11 +69,6 @@ inline int64_t append_nonzero(const int8_t* q, int64_t first, int64_t last, int3
   return n;
 }
 
-inline __m256i pairs_of(__m256i packed, int shift) {
-  return _mm256_and_si256(_mm256_srli_epi32(packed, shift), _mm256_set1_epi8(3));
-}
-inline __m256i load_packed(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-
 inline int32_t sum_lanes(__m256i x) {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
@@ -87,7 +80,7 @@ inline int32_t sum_of_codes(const int8_t* q, int64_t k) {
   const __m256i ones = _mm256_set1_epi8(1);
   __m256i total = _mm256_setzero_si256();
   for (int64_t i = 0; i < k; i += 32) {
-    const __m256i words = _mm256_maddubs_epi16(ones, load_packed(q + i));
+    const __m256i words = _mm256_maddubs_epi16(ones, load_256(q + i));
     total = _mm256_add_epi32(total, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
   }
   return sum_lanes(total);
@@ -101,28 +94,22 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
 
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
                           float scale, float* out) {
-  const __m256i three = _mm256_set1_epi8(3), twelve = _mm256_set1_epi8(12), ones = _mm256_set1_epi16(1);
   ask_first(w, row_bytes, rows, n < kFirstAsk ? n : kFirstAsk);
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* row = w + rows[i] * row_bytes;
     const Ahead<1> ahead(w, row_bytes, rows, i, n);
-    __m256i sum = _mm256_setzero_si256(), sum4 = sum;
+    PairSums sums;
+    clear(sums);
     for (int64_t b = 0; b < row_bytes;) {
-      const int64_t stop = row_bytes - b < 32 * kRowBlocks ? row_bytes : b + 32 * kRowBlocks;
-      __m256i once = _mm256_setzero_si256(), even = once, odd = once;
+      const int64_t stop = row_bytes - b < 32 * kFlushBlocks ? row_bytes : b + 32 * kFlushBlocks;
       for (; b < stop; b += 32) {
         ahead.ask(b);
-        const __m256i v = load_packed(row + b), high = _mm256_srli_epi32(v, 4);
-        even = _mm256_add_epi16(even, _mm256_maddubs_epi16(_mm256_and_si256(high, twelve), load_packed(a + 4 * b)));
-        once = _mm256_add_epi16(once, _mm256_maddubs_epi16(_mm256_and_si256(high, three), load_packed(a + 4 * b + 32)));
-        odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(_mm256_and_si256(v, twelve), load_packed(a + 4 * b + 64)));
-        once = _mm256_add_epi16(once, _mm256_maddubs_epi16(_mm256_and_si256(v, three), load_packed(a + 4 * b + 96)));
+        const int8_t* x = a + 4 * b;
+        add_pairs(sums, load_256(row + b), load_256(x + 96), load_256(x + 64), load_256(x + 32), load_256(x));
       }
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(once, ones));
-      sum4 = _mm256_add_epi32(sum4, _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones)));
+      flush(sums);
     }
-    sum = _mm256_add_epi32(sum, _mm256_srai_epi32(sum4, 2));
-    out[rows[i]] = static_cast<float>(sum_lanes(sum) - total) * scale;
+    out[rows[i]] = static_cast<float>(sum_lanes(sum_of(sums)) - total) * scale;
   }
 }
 
@@ -131,7 +118,7 @@ struct HalfBlock {
   __m256i a0, b0, a1, b1, a2, b2, a3, b3;
 };
 [[gnu::always_inline]] inline void add_pair(__m256i& sum, __m256i packed, int shift, __m256i q) {
-  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(pairs_of(packed, shift), q));
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes_of(packed, shift), q));
   asm("" : "+x"(sum));
 }
 
@@ -156,7 +143,7 @@ inline void add_half_block(const Lines& columns, int64_t n, const Lines& wanted,
   for (int64_t i = 0; i < n; i += 2) {
     wanted.ask(i);
     wanted.ask(i + 1);
-    const __m256i x = load_packed(columns.of[i] + columns.offset), y = load_packed(columns.of[i + 1] + columns.offset);
+    const __m256i x = load_256(columns.of[i] + columns.offset), y = load_256(columns.of[i + 1] + columns.offset);
     const __m256i low = _mm256_unpacklo_epi8(x, y), high = _mm256_unpackhi_epi8(x, y);
     int16_t pair;
     __builtin_memcpy(&pair, codes + i, sizeof pair);

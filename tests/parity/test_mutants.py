@@ -6,10 +6,7 @@ tree, and with a registry that lets kernels through without the self-test of the
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,10 +15,7 @@ from pathlib import Path
 import pytest
 
 from tritium.backends.cpu import isas
-
-ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "native"
-NO_SELF_TEST = ("registry.cpp", "isa.status = self_test(isa.kernels, baseline);", 'isa.status = "ok";')
+from workshop import ROOT, Workshop, open_workshop
 
 QUANTIZERS = {"rmsnorm_quantize", "quantize_activations"}
 CODERS = QUANTIZERS | {"rope_apply_int8"}
@@ -50,7 +44,7 @@ class Mutant:
 
 MUTANTS = {
     # 64 additions fit an int16, 65 do not; a block makes 4, so the next number after 64 is 68.
-    "flushed_too_late": Mutant("avx2", "isa/avx2.cpp", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
+    "flushed_too_late": Mutant("avx2", "generic/dot_avx2.h", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
     "lane_dropped": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",
         "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING,
@@ -62,10 +56,10 @@ MUTANTS = {
 }  # fmt: skip
 MORE_MUTANTS = {
     "lane_of_the_sum_of_activations_dropped": Mutant(
-        "avx2", "isa/avx2.cpp", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)",
+        "avx2", "generic/linear_avx2.h", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)",
         LINEARS | TRITS | GROUPS,
     ),
-    "scale_of_the_first_panel": Mutant("avx2", "isa/avx2.cpp", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS),
+    "scale_of_the_first_panel": Mutant("avx2", "generic/linear_avx2.h", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS),
     "order_of_a_norm_s_products": Mutant(
         "avx2", "generic/norm.h", "(load(x + i) * splat(inv)) * g", "load(x + i) * (splat(inv) * g)",
         {"rmsnorm", "rmsnorm_quantize"},
@@ -113,7 +107,7 @@ MORE_MUTANTS = {
         THRESHOLDS,
     ),
     "sixteen_codes_more_than_int16_holds": Mutant(
-        "avx2", "generic/plane_avx2.h", "kCodeFlush = 8;", "kCodeFlush = 24;", {"screen_plane44"},
+        "avx2", "generic/dot_avx2.h", "kCodeFlush = 8;", "kCodeFlush = 24;", {"screen_plane44"},
     ),
     "bytes_not_counted": Mutant(
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
@@ -147,7 +141,7 @@ MORE_MUTANTS = {
         "avx2", "generic/trits_avx2.h", "modulo(three, 9)", "modulo(three, 10)", TRITS
     ),
     "digits_flushed_too_late": Mutant(
-        "avx2", "isa/avx2.cpp", "kFlushBlocks / kGroupBlocks * kGroupBlocks",
+        "avx2", "generic/linear_avx2.h", "kFlushBlocks / kGroupBlocks * kGroupBlocks",
         "(kFlushBlocks / kGroupBlocks + 1) * kGroupBlocks", TRITS,
     ),
     "truncated_codes": Mutant(
@@ -161,67 +155,9 @@ MORE_MUTANTS = {
 }  # fmt: skip
 
 
-def segment(command: str, option: str) -> list[str]:
-    """The words of the one command of a shell line that has the option."""
-    return next(words for part in command.split("&&") if option in (words := shlex.split(part)))
-
-
-def redirect(words: list[str], output: Path) -> list[str]:
-    """The same command with another output."""
-    at = words.index("-o")
-    return [*words[: at + 1], str(output), *words[at + 2 :]]
-
-
-def run(words: list[str | Path]) -> str:
-    done = subprocess.run(words, cwd=BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-class Workshop:
-    """A folder with a copy of csrc/, from which changed native modules are made."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.sources = folder, folder / "csrc"
-        shutil.copytree(ROOT / "csrc", self.sources)
-        listed = json.loads((BUILD / "compile_commands.json").read_text())
-        self.commands = {Path(entry["file"]).relative_to(ROOT).as_posix(): entry["command"] for entry in listed
-                         if entry["file"].startswith(str(ROOT / "csrc"))}  # fmt: skip
-        self.link = segment(run(["ninja", "-t", "commands", "_native"]).splitlines()[-1], "-shared")
-        self.permissive = self.compile(*NO_SELF_TEST, unit="registry.cpp")
-
-    def compile(self, file: str, old: str, new: str, *, unit: str) -> Path:
-        """The object of a unit of csrc/ with one replacement in a file that it consists of."""
-        path = self.sources / file
-        text = path.read_text(encoding="utf-8")
-        assert text.count(old) == 1, (
-            f"{file}: expected {old!r} once, got {text.count(old)}: the mutant needs a new text"
-        )
-        path.write_text(text.replace(old, new), encoding="utf-8")
-        try:
-            command = self.commands[f"csrc/{unit}"].replace(str(ROOT / "csrc"), str(self.sources))
-            built = self.folder / f"{Path(unit).name}.o"
-            run(redirect(shlex.split(command), built))
-        finally:
-            path.write_text(text, encoding="utf-8")
-        return built
-
-    def link_with(self, name: str, *objects: Path) -> Path:
-        """A module in which these objects take the place of those of the same name."""
-        module = self.folder / name / "_native.so"
-        module.parent.mkdir(exist_ok=True)
-        replaced = {path.name for path in objects}
-        words = [word for word in redirect(self.link, module) if Path(word).name not in replaced]
-        at = words.index(str(module)) + 1
-        run([*words[:at], *objects, *words[at:]])
-        return module
-
-
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    if not (BUILD / "compile_commands.json").is_file():
-        pytest.skip("no build tree in build/native: mutants are made from its objects")
-    return Workshop(tmp_path_factory.mktemp("mutants"))
+    return open_workshop(tmp_path_factory.mktemp("mutants"))
 
 
 def rejected(module: Path, isa: str) -> set[str]:

@@ -17,7 +17,7 @@ HEADERS = {
     "x86_64-macos": bytes.fromhex("cffaedfe 07000001"),  # Mach-O magic and processor
     "aarch64-macos": bytes.fromhex("cffaedfe 0c000001"),
 }
-ISAS = ("avx512vnni", "avx2", "scalar")
+ISAS = ("avx512vnni", "avxvnni", "avx2", "scalar")
 UNDEFINED = '#include "platform.h"\nint main() { return tritium::survives([] { asm volatile("ud2"); }) ? 1 : 0; }\n'
 
 

@@ -32,7 +32,7 @@ DIALECTS = {**{layout: dialect for dialect, layout in I2S_LAYOUTS.items()}, "tq1
 """Ternary layouts of files by their names in the native core."""
 ROWS_LAYOUT = I2S_LAYOUTS["128"]
 _ROWS_FROM = (ROWS_LAYOUT, "tq1_0", "tq2_0")
-_SPARSE_ISAS = ("avx512vnni", "avx2")
+_SPARSE_ISAS = ("avx512vnni", "avxvnni", "avx2")
 """Where reading a part of a matrix is quicker than all of it."""
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 
