@@ -39,7 +39,6 @@ UNGATED = ("silu_gqa_tied_head_dim_20", "llama_mha_untied_q6_k")
 def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
     """All combinations; the reference has neither threads nor a compiler, nor a screened head, nor sparse layers, nor panels."""
     from tritium import _native
-
     from tritium.kernel_table import kernel_table
 
     here = {(isa, layout) for _, _, layout, isa, _, _ in _native.kernels()}

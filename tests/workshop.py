@@ -74,7 +74,7 @@ class Workshop:
         return built
 
     def assemble(self, unit: str, old: str, new: str, *options: str) -> Path:
-        """The object of a unit of csrc/ as it is, with every ``old`` of its assembly replaced; ``options`` are the assembler's."""
+        """The object of a unit of csrc/, every ``old`` of its assembly replaced; ``options`` are the assembler's."""
         command = [word for word in shlex.split(self.commands[f"csrc/{unit}"]) if word != "-c"]
         assembly, built = self.folder / f"{Path(unit).name}.s", self.folder / f"{Path(unit).name}.o"
         run([*redirect(command, assembly), "-S"])

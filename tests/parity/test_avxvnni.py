@@ -1,7 +1,7 @@
 """The kernels of avxvnni where the processor lacks them. Where they run, all other tests take them like any instruction set's.
 
-Two ways: the object as it was built, whose vpdpbusd are emulated one by one, and its assembly with that instruction in the encoding
-of AVX-512, for processors that know the one and not the other.
+Two ways: the object as it was built, whose vpdpbusd are emulated one by one, and its assembly with that instruction in the
+encoding of AVX-512, for processors that know the one and not the other.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ def pytest_on(module: Path, *arguments: str) -> str:
 
 
 def status_on(module: Path) -> str:
-    use = f"import sys; sys.path.insert(0, 'tests'); import native_builds, pathlib; native_builds.use(pathlib.Path({str(module)!r})); "
-    return subprocess.run([sys.executable, "-c", use + STATUS], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    use = f"import sys; sys.path.insert(0, 'tests'); import native_builds as n; n.use(n.Path({str(module)!r})); "
+    return subprocess.run(
+        [sys.executable, "-c", use + STATUS], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_the_probe_is_not_the_only_guard(workshop: Workshop) -> None:

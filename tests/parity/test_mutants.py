@@ -44,7 +44,9 @@ class Mutant:
 
 MUTANTS = {
     # 64 additions fit an int16, 65 do not; a block makes 4, so the next number after 64 is 68.
-    "flushed_too_late": Mutant("avx2", "generic/dot_avx2.h", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS),
+    "flushed_too_late": Mutant(
+        "avx2", "generic/dot_avx2.h", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS | {"i2s_rows_gemv"}
+    ),
     "lane_dropped": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",
         "_mm256_add_ps(a.lo, _mm256_blend_ps(a.hi, _mm256_setzero_ps(), 0x80))", SUMMING,
@@ -59,7 +61,9 @@ MORE_MUTANTS = {
         "avx2", "generic/linear_avx2.h", "_mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1)", "_mm_cvtsi128_si64(s)",
         LINEARS | TRITS | GROUPS,
     ),
-    "scale_of_the_first_panel": Mutant("avx2", "generic/linear_avx2.h", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS),
+    "scale_of_the_first_panel": Mutant(
+        "avx2", "generic/linear_avx2.h", "panels.scales[p]", "panels.scales[p + 1]", LINEARS | TRITS
+    ),
     "order_of_a_norm_s_products": Mutant(
         "avx2", "generic/norm.h", "(load(x + i) * splat(inv)) * g", "load(x + i) * (splat(inv) * g)",
         {"rmsnorm", "rmsnorm_quantize"},
