@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult as GenerationResult
+    from tritium.engine.generation import GenerationResult as GenerationResult
     from tritium.engine.model import Model as Model
     from tritium.engine.model import load as load
     from tritium.engine.sampling import SamplingParams as SamplingParams
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "FormatError": "errors",
     "GateError": "errors",
-    "GenerationResult": "engine.generate",
+    "GenerationResult": "engine.generation",
     "Model": "engine.model",
     "NumericsError": "errors",
     "OutOfMemoryError": "errors",

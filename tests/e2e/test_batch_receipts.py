@@ -14,7 +14,7 @@ import pytest
 import receipt_forgery as forgery
 from command_line import tritium
 from tritium.bench.machine import read_machine
-from tritium.engine.generate import GenerationResult
+from tritium.engine.generation import GenerationResult
 from tritium.engine.model import Model, load
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import NumericsError, UnsupportedError

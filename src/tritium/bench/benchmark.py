@@ -17,7 +17,7 @@ from tritium.backends import cpu
 from tritium.bench.process import AnonymousPeak, Energy, forget_peak
 from tritium.bench.sparsity import Sparsity, sparsity
 from tritium.bench.stats import Summary, percentile, summarize
-from tritium.engine.generate import GenerationResult
+from tritium.engine.generation import GenerationResult
 from tritium.engine.model import Model
 from tritium.engine.observer import Observer
 from tritium.engine.sampling import SamplingParams

@@ -16,7 +16,7 @@ from tritium import env
 from tritium.cli import kv_option, note, weight_layout_option
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult
+    from tritium.engine.generation import GenerationResult
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
 

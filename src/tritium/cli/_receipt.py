@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tritium import env
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult, Stream
+    from tritium.engine.generate import Stream
+    from tritium.engine.generation import GenerationResult
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
     from tritium.evidence.recorder import Recorder

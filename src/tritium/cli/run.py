@@ -24,7 +24,8 @@ from tritium.cli._generation import (
 from tritium.cli._receipt import Recording
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult, Stream
+    from tritium.engine.generate import Stream
+    from tritium.engine.generation import GenerationResult
     from tritium.engine.model import Model
 
 

@@ -13,7 +13,8 @@ from typing import Any, Self, overload
 
 from tritium import backends, env
 from tritium.engine.chat import encode_chat
-from tritium.engine.generate import Engine, Generation, GenerationResult, Stream
+from tritium.engine.generate import Engine, Stream
+from tritium.engine.generation import Generation, GenerationResult
 from tritium.engine.kv import block_bytes, blocks_for
 from tritium.engine.observer import Observer
 from tritium.engine.sampling import SamplingParams

@@ -21,7 +21,7 @@ from tritium.receipts.schema import EVIDENCE_VERSION, SCHEMA_VERSION
 from tritium.types import Trace
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult
+    from tritium.engine.generation import GenerationResult
     from tritium.engine.model import Model
     from tritium.engine.sampling import SamplingParams
 

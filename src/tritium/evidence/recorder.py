@@ -18,7 +18,7 @@ from tritium.resources import Memory, Usage, memory, usage
 from tritium.types import Trace
 
 if TYPE_CHECKING:
-    from tritium.engine.generate import GenerationResult
+    from tritium.engine.generation import GenerationResult
     from tritium.engine.model import Model
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritium.engine.generate import Generation
+from tritium.engine.generation import Generation
 from tritium.engine.kv import blocks_for
 from tritium.engine.model import DEMO, load, resolve_model
 from tritium.engine.sampling import Sampler, SamplingParams

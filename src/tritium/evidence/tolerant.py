@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tritium.engine.generate import Generation
+from tritium.engine.generation import Generation
 from tritium.engine.kv import blocks_for
 from tritium.engine.sampling import Sampler, SamplingParams
 from tritium.errors import ShapeError
