@@ -156,66 +156,65 @@ LINEAR_DEPTHS = {
     "tq1": (1, 16, 17, 63, 64, 65, 79, 80, 81, 100, 240, 241, 272, 641, 1040),
 }
 
+LINEAR_ROWS = (1, 15, 16, 17, 33, 48)
+
 
 def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
     """Every T with depths around the blocks, in turn each kind of operand and each number of rows."""
     if layout == "i2s_groups":
-        yield from linear_groups(ts)
+        yield from _linear_groups(ts)
         return
     pack, columns, unit = PANELS[layout]
-    depths, rows = LINEAR_DEPTHS[layout], (1, 15, 16, 17, 33, 48)
     for t in ts:
-        for i, k in enumerate(depths if t < 26 else (80, 272)):
+        for i, k in enumerate(LINEAR_DEPTHS[layout] if t < 26 else (80, 272)):
             kinds = tuple(LINEAR_KINDS) if k in (272, 1040) else (tuple(LINEAR_KINDS)[(i + t) % len(LINEAR_KINDS)],)
             for kind in kinds:
-                n, accumulate = rows[(i + t) % len(rows)], (i + t) % 2
+                n = LINEAR_ROWS[(i + t) % len(LINEAR_ROWS)]
                 g = _rng("linear", t, k, n, kind)
                 q, trits = LINEAR_KINDS[kind](g, t, k, n)
                 scale_x, scale_w = g.random((t, 1), np.float32), g.random(1, np.float32)
                 weight = pack(trits, float(scale_w[0]))
-                y = np.zeros((t, weight.rows), np.float32)
-                y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scale_w[0])
-                initial = _normal(g, *y.shape) if accumulate else None
-                yield Case(
-                    f"T={t} K={k} N={n} {kind}{', accumulate' if accumulate else ''}",
-                    t,
-                    {"k": k, "n": n, "group": 0, "act_bits": 8, "accumulate": accumulate},
-                    (q, scale_x),
-                    (y if initial is None else initial + y,),
-                    (weight,),
-                    initial=initial,
-                    macs=t * k * n,
-                    nbytes=weight.rows // 16 * (-(-k // columns) * unit + 4),
-                )
+                nbytes = weight.rows // 16 * (-(-k // columns) * unit + 4)
+                yield _product(g, kind, q, scale_x, trits, scale_w, weight, nbytes, accumulates=bool((i + t) % 2))
 
 
-def linear_groups(ts: Sequence[int]) -> Iterator[Case]:
+def _linear_groups(ts: Sequence[int]) -> Iterator[Case]:
     """As ``linear`` with a scale for each 256 weights of a row, of either sign and of sizes that make the order of sums tell."""
-    rows = (1, 15, 16, 17, 33, 48)
     for t in ts:
         for i, (k, kind) in enumerate((k, kind) for k in (256, 512, 1280) for kind in LINEAR_KINDS):
             if t > 12 and kind != "random":
                 continue
-            n, accumulate = rows[(i + t) % len(rows)], (i + t) % 2
+            n = LINEAR_ROWS[(i + t) % len(LINEAR_ROWS)]
             g = _rng("linear groups", t, k, n, kind)
             q, trits = LINEAR_KINDS[kind](g, t, k, n)
             scale_x = g.random((t, 1), np.float32)
             scales = (_normal(g, n, k // 256) * g.choice([1, 1000], (n, k // 256))).astype(np.float32)
             weight = scaled_panels(trits, scales)
-            y = np.zeros((t, weight.rows), np.float32)
-            y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scales, 256)
-            initial = _normal(g, *y.shape) if accumulate else None
-            yield Case(
-                f"T={t} K={k} N={n} {kind}{', accumulate' if accumulate else ''}",
-                t,
-                {"k": k, "n": n, "group": 256, "act_bits": 8, "accumulate": accumulate},
-                (q, scale_x),
-                (y if initial is None else initial + y,),
-                (weight,),
-                initial=initial,
-                macs=t * k * n,
-                nbytes=weight.data.size,
+            yield _product(
+                g, kind, q, scale_x, trits, scales, weight, weight.data.size, 256, accumulates=bool((i + t) % 2)
             )
+
+
+def _product(
+    g: np.random.Generator, kind: str, q: NDArray[np.int8], scale_x: F32, trits: NDArray[np.int8], scales: F32, weight: Weight,
+    nbytes: int, group: int = 0, *, accumulates: bool,
+) -> Case:  # fmt: skip
+    """The case of one product of q (t, k) by trits (n, k), added to what is there where it accumulates."""
+    (t, k), n = q.shape, len(trits)
+    y = np.zeros((t, weight.rows), np.float32)
+    y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, scales if group else scales[0], group)
+    initial = _normal(g, *y.shape) if accumulates else None
+    return Case(
+        f"T={t} K={k} N={n} {kind}{', accumulate' if accumulates else ''}",
+        t,
+        {"k": k, "n": n, "group": group, "act_bits": 8, "accumulate": int(accumulates)},
+        (q, scale_x),
+        (y if initial is None else initial + y,),
+        (weight,),
+        initial=initial,
+        macs=t * k * n,
+        nbytes=nbytes,
+    )
 
 
 def _activations(g: np.random.Generator, t: int, k: int) -> Iterator[tuple[str, F32]]:

@@ -34,6 +34,8 @@ LARGE = Lengths((68, 67, 66, 5, 4, 3, 2, 1), (68, 65, 64, 3, 0, 2, 1, 0))
 N_GENERATED = 3
 UNGATED = ("silu_gqa_tied_head_dim_20", "llama_mha_untied_q6_k")
 """Models whose gates never close."""
+BLOCK_SCALES = "block_scales"
+"""The model of which each block of each ternary matrix has its own scale: one layout of panels, and nothing to leave out."""
 
 
 def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, ...]) -> list[Row]:
@@ -55,7 +57,9 @@ def rows(models: tuple[str, ...], isas: tuple[str, ...], compilers: tuple[str, .
             return (row["threads"], row["compiler"], row["screen"], row["sparse"], row["layout"]) == once
         if (row["isa"], LAYOUTS[str(row["layout"])]) in lacking:
             return False
-        return not (row["sparse"] and row["model"] in UNGATED)
+        if row["model"] == BLOCK_SCALES and row["layout"] != "2bit":
+            return False
+        return not (row["sparse"] and row["model"] in (*UNGATED, BLOCK_SCALES))
 
     return all_rows(factors, possible)
 
@@ -101,8 +105,9 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
                 counts = executor.trace().counts
                 assert {count.kernel.rsplit("_", 1)[1] for count in counts} == {row["isa"]}
                 assert any(count.kernel.startswith("i2s_columns") and count.macs for count in counts) == row["sparse"]
-                panels = {count.kernel[:3] for count in counts if count.kernel[4:8] in ("gemv", "gemm")}
-                assert panels == {LAYOUTS[str(row["layout"])]}
+                panels = "i2s_groups" if row["model"] == BLOCK_SCALES else LAYOUTS[str(row["layout"])]
+                products = {count.kernel.rpartition("_")[0] for count in counts if "_gem" in count.kernel}
+                assert {f"{panels}_gemv", f"{panels}_gemm"} == products - {"i2s_columns_gemv", "i2s_rows_gemv"}
                 assert any(count.kernel.startswith("rescore") and count.macs for count in counts) == row["screen"]
     return hashlib.sha256(f"{logits} {text}".encode()).hexdigest(), mix.n_reused + n_cached
 

@@ -7,12 +7,14 @@ hashes of it can be committed.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tritium.formats.gguf import open_gguf
 from tritium.formats.gguf_writer import GGUFWriter, Value
 from tritium.layouts import LAYOUTS
 
@@ -54,6 +56,12 @@ TINY: dict[str, TinyConfig] = {
     "llama_mha_untied_q6_k": TinyConfig("llama", 256, 8, 8, 32, 512, tied=False, head="q6_k"),
     "llama_mha_tied_f32": TinyConfig("llama", 96, 3, 3, 32, 160, tied=True, head="f32", n_layers=3),
 }
+
+WHOLE_BLOCKS = TinyConfig("bitnet-b1.58", 256, 4, 2, 64, 512, tied=True)
+"""Rows of whole blocks of 256, for layouts with a scale a block."""
+
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+"""Names of a layer's ternary tensors."""
 
 
 def byte_alphabet() -> list[str]:
@@ -165,4 +173,32 @@ def write_tiny(path: Path, name: str | TinyConfig, seed: int = 1) -> Path:
             file.declare(tensor, shape, layout)
         for tensor, (_, _, data) in content.items():
             file.write(tensor, data)
+    return path
+
+
+def repacked(source: Path, path: Path, layout: str, differ: Collection[str] = ()) -> Path:
+    """The model in another ternary layout, its scales rounded to float16 and a few blocks of weights 0.
+
+    Of the matrices in ``differ`` each block has a scale of its own.
+    """
+    target = LAYOUTS[layout]
+    with open_gguf(source) as file, GGUFWriter(path) as out:
+        for key in file.metadata:
+            out.copy(file, key)
+        for name, info in file.tensors.items():
+            out.declare(name, info.shape, layout if info.layout == "i2_s" else info.layout)
+        for name, info in file.tensors.items():
+            if info.layout != "i2_s":
+                out.write(name, file.data(name))
+                continue
+            trits, scale = file.trits(name)
+            blocks = trits.reshape(-1, 256)
+            blocks[:: len(blocks) // 3] = 0
+            scales = np.full(len(blocks), np.float16(scale[0]), np.float32)
+            if name.split(".")[2] in differ:
+                raw = np.asarray(np.random.PCG64(len(name)).random_raw(len(blocks)))
+                spread = (raw >> np.uint64(40)) / float(1 << 24) + 0.5
+                scales = (scales * spread).astype(np.float16).astype(np.float32)
+            scales[(blocks == 0).all(axis=1)] = 0
+            out.write(name, target.pack_trits(trits, scales if target.group else scales[1:2]))
     return path

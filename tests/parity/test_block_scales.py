@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from forwarding import forward, sha256, token_sequences
-from tiny_models import TinyConfig, write_tiny
+from tiny_models import MATRICES, repacked, write_tiny
+from tiny_models import WHOLE_BLOCKS as CONFIG
 from tritium import backends
 from tritium.backends.cpu import isas
 from tritium.errors import UnsupportedError
 from tritium.executor import Executor
 from tritium.formats.gguf import open_gguf
-from tritium.formats.gguf_writer import GGUFWriter
-from tritium.layouts import LAYOUTS
 from tritium.models import build_graph
 from tritium.plan import make_plan
-
-CONFIG = TinyConfig("bitnet-b1.58", 256, 4, 2, 64, 512, tied=True)
-"""Rows of whole blocks of 256."""
-
-
-def repacked(source: Path, path: Path, layout: str, differ: Collection[str] = ()) -> Path:
-    """The model in another ternary layout, its scales rounded to float16 and a few blocks of weights 0.
-
-    Of the matrices in ``differ`` each block has a scale of its own.
-    """
-    target = LAYOUTS[layout]
-    with open_gguf(source) as file, GGUFWriter(path) as out:
-        for key in file.metadata:
-            out.copy(file, key)
-        for name, info in file.tensors.items():
-            out.declare(name, info.shape, layout if info.layout == "i2_s" else info.layout)
-        for name, info in file.tensors.items():
-            if info.layout != "i2_s":
-                out.write(name, file.data(name))
-                continue
-            trits, scale = file.trits(name)
-            blocks = trits.reshape(-1, 256)
-            blocks[:: len(blocks) // 3] = 0
-            scales = np.full(len(blocks), np.float16(scale[0]), np.float32)
-            if name.split(".")[2] in differ:
-                raw = np.asarray(np.random.PCG64(len(name)).random_raw(len(blocks)))
-                spread = (raw >> np.uint64(40)) / float(1 << 24) + 0.5
-                scales = (scales * spread).astype(np.float16).astype(np.float32)
-            scales[(blocks == 0).all(axis=1)] = 0
-            out.write(name, target.pack_trits(trits, scales if target.group else scales[1:2]))
-    return path
 
 
 def run(
@@ -84,9 +50,6 @@ def test_equal_scales_give_the_bits_of_one_scale(layout: str, tmp_path: Path, mo
         monkeypatch.setenv("TRITIUM_ISA", isa)
         assert run(path, "cpu", chunk=1, sparse="on") == expected
         assert run(path, "cpu", threads=3, weight_layout="1.6bit") == expected
-
-
-MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import matrix
 import native_builds
 from covering import Row, covering_rows, pairs
-from tiny_models import write_tiny
+from tiny_models import MATRICES, WHOLE_BLOCKS, repacked, write_tiny
 from tritium.backends.cpu import build_info, isas
 from tritium.bench.synthetic import SHAPES, Recipe, make_model
 from tritium.formats.gguf import open_gguf
@@ -24,7 +24,7 @@ from tritium.formats.gguf import open_gguf
 TESTS = Path(__file__).parents[1]
 DEMO = TESTS.parent / "src" / "tritium" / "data" / "demo.gguf"
 RANDOM = ("relu2_gqa_untied_bf16", "silu_gqa_tied_head_dim_20", "llama_mha_untied_q6_k")
-MODELS = ("demo", *RANDOM)
+MODELS = ("demo", *RANDOM, matrix.BLOCK_SCALES)
 ISAS = ("reference", *isas())
 BUILT_WITH = build_info()[0].split()[0]
 COMPILERS = (BUILT_WITH, "clang") if BUILT_WITH != "clang" and shutil.which("clang++") else (BUILT_WITH,)
@@ -70,7 +70,12 @@ def check(rows: list[Row], results: list[tuple[str, int]]) -> None:
 
 
 def small_models(folder: Path) -> dict[str, Path]:
-    return {"demo": DEMO} | {name: write_tiny(folder / f"{name}.gguf", name, seed=7) for name in RANDOM}
+    whole = write_tiny(folder / "whole_blocks.gguf", WHOLE_BLOCKS, seed=7)
+    return (
+        {"demo": DEMO}
+        | {name: write_tiny(folder / f"{name}.gguf", name, seed=7) for name in RANDOM}
+        | {matrix.BLOCK_SCALES: repacked(whole, folder / "block_scales.gguf", "tq2_0", MATRICES)}
+    )
 
 
 def test_the_chosen_rows_try_every_pair() -> None:
@@ -78,7 +83,7 @@ def test_the_chosen_rows_try_every_pair() -> None:
     chosen = matrix.pairwise(MODELS, matrix.INSTRUCTION_SETS, ("gcc", "clang"))
     assert set().union(*map(pairs, chosen)) == set().union(*map(pairs, everything))
     assert chosen == matrix.pairwise(MODELS, matrix.INSTRUCTION_SETS, ("gcc", "clang"))
-    assert (len(everything), len(chosen)) == (18528, 25)
+    assert (len(everything), len(chosen)) == (20088, 29)
 
 
 @pytest.mark.timeout(10 * PAIRS_BUDGET_S)
