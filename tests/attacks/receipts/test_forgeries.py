@@ -185,6 +185,8 @@ FORGERIES: dict[str, tuple[Edit, str]] = {
     "faster than memory": (faster_than_memory, "memory_time"),
     "a head at 9 TB/s": (head_at_nine_tb, "kernel_bandwidth"),
     "CPU time of 3 %": (slow_and_asleep, "cpu_time_floor"),
+    "instruction sets in an order of its own": (lambda r: r["evidence"]["machine"]["isas"].reverse(), "machine"),
+    "a build without plain code": (lambda r: r["evidence"]["machine"]["isas"].pop(), "machine"),
     "CPU time over wall and threads": (cpu_over_cores, "cpu_time_ceiling"),
     "less memory than weights": (put("evidence", "run", "peak_rss_bytes", value=1_000_000), "resident_memory"),
     "a flat micro-benchmark": (flat_benchmark, "throughput_growth"),

@@ -21,6 +21,15 @@ def on_arm(receipt: Receipt) -> None:
     receipt["environment"]["OS"] = "linux-aarch64"
 
 
+def without_avx512(receipt: Receipt) -> None:
+    forgery.rename_kernels(receipt, lambda k: k.replace("avx512vnni", "avxvnni"))
+    machine = receipt["evidence"]["machine"]
+    names = ("avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar")
+    status = {"avx512vnni": "cpu lacks it"} | dict.fromkeys(("avxvnni", "avx2", "scalar"), "ok")
+    machine["isas"] = [{"name": name, "status": status.get(name, "not compiled")} for name in names]
+    machine.update(cpu=None, cpu_flags=["avx2", "avx_vnni", "f16c"])
+
+
 def throttled(receipt: Receipt) -> None:
     forgery.scale_times(receipt, 100)
     run = receipt["evidence"]["run"]
@@ -70,6 +79,7 @@ def not_measured(receipt: Receipt) -> None:
 HONEST: dict[str, tuple[Edit, dict[str, str]]] = {
     "as it was written": (lambda r: None, {"speed": "E3", "kernels": "E3"}),
     "the same model on Arm": (on_arm, {"speed": "E3", "kernels": "E3"}),
+    "the same model with AVX-VNNI": (without_avx512, {"speed": "E3", "kernels": "E3"}),
     "one layer in floats, declared": (forgery.one_layer_in_floats, {"kernels": "E3", "model": "E3"}),
     "a run on Windows that waited": (waiting_on_windows, {"speed": "E1", "kernels": "E3"}),
     "a throttled control group": (throttled, {"speed": "E1", "kernels": "E3"}),
