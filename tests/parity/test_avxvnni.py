@@ -20,7 +20,7 @@ from tritium.kernel_table import kernel_table
 from workshop import ROOT, Workshop, open_workshop
 
 PROBE = ("isa.cpp", "has_all(read_features().leaf7_1_eax, kAvxVnni)", "true")
-EMULATOR = ROOT / "tests" / "vpdpbusd.cpp"
+EMULATOR = ROOT / "tests" / "emulation" / "vpdpbusd.cpp"
 LENGTHS = matrix.Lengths((41, 9, 3), (41, 8, 1))
 STATUS = "from tritium import _native; print(dict(_native.isa_status())['avxvnni'])"
 

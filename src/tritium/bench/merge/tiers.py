@@ -21,7 +21,7 @@ Check = Callable[[Job, Mapping[str, Stage]], Decision]
 
 FEATURE_TOKENS = 8
 NATIVE = (".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".inc", ".s", ".S")
-NATIVE_HOMES = ("csrc/", "tests/fuzz/")
+NATIVE_HOMES = ("csrc/", "tests/fuzz/", "tests/emulation/")
 EXTRAS = {
     "sign": ("cryptography",),
     "train": ("torch",),
