@@ -204,7 +204,7 @@ void bind_program(nb::module_& m) {
       .def(nb::init<const nb::bytes&, std::vector<Bytes>, int64_t, int>(), "plan"_a, "residents"_a, "kv_blocks"_a, "n_threads"_a,
            "Parse and check a binary plan (tritium.ir.encode_plan), bind its kernels, keep the residents alive.\n\n"
            "Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.")
-      .def("step", &Program::step, "request"_a,
+      .def("step", &Program::step,  // without a keyword: reading those costs a token microseconds
            "Run the plan on the request's tokens; the interpreter's lock is released.\n\n"
            "Returns 0, or nonzero if a number went out of range: failure() tells. Errors: ValueError for a request that does not fit\n"
            "the plan; RuntimeError while another thread is in a step.")

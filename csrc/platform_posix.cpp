@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "platform.h"
@@ -80,7 +81,15 @@ bool survives(const std::function<void()>& work) {
   return survived;
 }
 
-int64_t process_id() { return getpid(); }
+// Asked for with every step: a system call would find the kernel's code and tables driven out of the caches by the weights.
+int64_t process_id() {
+  static std::atomic<int64_t> id{0};
+  static const int failed = [] {
+    id = getpid();
+    return pthread_atfork(nullptr, nullptr, [] { id = getpid(); });
+  }();
+  return failed == 0 ? id.load(std::memory_order_relaxed) : getpid();
+}
 
 int available_cpus() {
 #if defined(__linux__)

@@ -127,7 +127,7 @@ class Program:
         Errors: ValueError for a malformed plan, a kernel that does not run here or a resident of a wrong size; MemoryError.
         """
 
-    def step(self, request: Request) -> int:
+    def step(self, arg: Request, /) -> int:
         """
         Run the plan on the request's tokens; the interpreter's lock is released.
 

@@ -147,11 +147,11 @@ class Engine:
         """
         with self._lock:
             scheduler = self._scheduler
-            for queue in (scheduler.running, scheduler.waiting):
-                for generation in queue:
-                    if generation.cancel.is_set():
-                        self.drop_cancelled()
-                        break
+            waiting = scheduler.waiting
+            for generation in (*scheduler.running, *waiting) if waiting else scheduler.running:
+                if generation.cancel.is_set():
+                    self.drop_cancelled()
+                    break
             before = None if self.watch is None else self.executor.trace()
             begun = time.perf_counter_ns()
             work = scheduler.schedule()
