@@ -62,6 +62,7 @@ void Executor::walk() {
     if (together_.empty()) continue;
     const size_t last = together_.back();
     for (size_t step : together_) counters_[prepared_[step].first_counter + choose(step)].calls += 1;
+    if (plan_.steps[last].rule->units == Units::panels) ask_for_rows(i);
     pool_->run(divide(together_[0]), [&](int worker, int64_t begin, int64_t end) {
       for (size_t step : together_) {
         if (!execute(step, worker, begin, end)) return;
@@ -80,8 +81,27 @@ size_t Executor::gather(size_t first) {
   do {
     if (!skipped(plan_.steps[i], prepared_[i].role)) together_.push_back(i);
     ++i;
-  } while (i < prepared_.size() && prepared_[i].follows_freely);
+  } while (i < prepared_.size() && follows(i));
   return i;
+}
+
+// Whether the step runs with the one ahead of it, which the plan may have chosen other kernels for.
+bool Executor::follows(size_t step) const {
+  if (prepared_[step].follows_freely) return true;
+  return prepared_[step].follows_by_panels && layout(step) == "i2_s" && layout(step - 1) != "i2s_columns";
+}
+
+// Of the kernel that the batch calls for.
+std::string_view Executor::layout(size_t step) const { return prepared_[step].kernels[choose(step)]->layout; }
+
+// Asks for what the steps on one row that come next read, the weights of a norm: they are short, and would wait for every line.
+void Executor::ask_for_rows(size_t first) const {
+  constexpr int64_t kMostBytes = 1 << 16;
+  for (size_t step = first; step < prepared_.size() && plan_.steps[step].rule->units == Units::rows && rows(plan_.steps[step]) == 1; ++step) {
+    const Resident& weight = prepared_[step].calls[choose(step)].weights[0];
+    if (weight.data == nullptr || weight.nbytes > kMostBytes) continue;
+    for (int64_t b = 0; b < weight.nbytes; b += kAlignment) __builtin_prefetch(weight.data + b, 0, 2);
+  }
 }
 
 bool Executor::skipped(const StepSpec& step, Role role) const {
@@ -136,12 +156,11 @@ Division Executor::divide(size_t step) const {
   const StepSpec& spec = plan_.steps[step];
   const int64_t n_workers = pool_->size(), t = rows(spec);
   // What a kernel gathers it has to ask for ahead: few long ranges, each of which begins with a wait.
-  const std::string_view layout = prepared_[step].kernels[choose(step)]->layout;
   const auto gathered = [&](int64_t n, int64_t align) {
     return Division{n, round_up(std::max(n / (n_workers * 2), int64_t{1}), align), align, true};
   };
-  if (layout == "i2s_columns") return gathered(spec.ints[0], kLanes);
-  if (layout == "i2_s" && spec.rule->units == Units::panels) return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
+  if (layout(step) == "i2s_columns") return gathered(spec.ints[0], kLanes);
+  if (spec.rule->units == Units::panels && layout(together_.back()) == "i2_s") return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
   const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:

@@ -103,6 +103,7 @@ class Executor {
     std::vector<const Kernel*> kernels;  // likewise
     size_t first_counter;
     bool follows_freely;  // can run on some rows before the steps ahead of it have run on the others
+    bool follows_by_panels;  // likewise on some panels, where it lists the rows of open gates
     Role role;
     std::vector<const Kernel*> whole = {};  // the kernels, while some are knocked out
   };
@@ -118,12 +119,17 @@ class Executor {
   void prepare();
   void bind_kernel(size_t step, size_t choice, Call call);
   bool can_follow_freely(size_t first, size_t step) const;
+  bool can_follow_by_panels(size_t step) const;
+  bool overlap(const OperandSpec& a, const OperandSpec& b) const;
   Operand operand(const OperandSpec& spec) const;
   void check(const StepRequest& request);
   void check_tables(const StepRequest& request);
   void check_results(const StepRequest& request) const;
   void walk();
   size_t gather(size_t first);
+  bool follows(size_t step) const;
+  std::string_view layout(size_t step) const;
+  void ask_for_rows(size_t first) const;
   bool skipped(const StepSpec& step, Role role) const;
   bool screens() const;
   int64_t rows(const StepSpec& step) const;

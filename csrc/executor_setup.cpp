@@ -70,7 +70,7 @@ void Executor::prepare() {
     const StepSpec& spec = plan_.steps[i];
     const std::string_view name = spec.rule->name;
     const Role role = role_of(name);
-    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), role});
+    prepared_.push_back({{}, {}, counters_.size(), can_follow_freely(chain, i), can_follow_by_panels(i), role});
     if (!prepared_.back().follows_freely) chain = i;
     has_select_ |= role == Role::select;
     has_screen_ |= role == Role::screened_head;
@@ -119,19 +119,20 @@ Operand Executor::operand(const OperandSpec& spec) const {
   return {arena_.data() + b.offset + spec.column * dtype_bytes(b.dtype), b.width};
 }
 
+bool Executor::overlap(const OperandSpec& a, const OperandSpec& b) const {
+  const BufferSpec &x = plan_.buffers[a.buffer], &y = plan_.buffers[b.buffer];
+  const auto end = [&](const BufferSpec& s) {
+    return s.offset + static_cast<uint64_t>(s.width * dtype_bytes(s.dtype) * plan_.capacity(s.domain));
+  };
+  return x.offset < end(y) && y.offset < end(x);
+}
+
 // A chain of row steps of one domain can be one loop over rows, provided that what a step writes of one row lies nowhere where the
 // chain reads or writes another: two of its buffers may share arena only if neither is written.
 bool Executor::can_follow_freely(size_t first, size_t step) const {
   const StepSpec& now = plan_.steps[step];
   if (step == 0 || now.rule->units != Units::rows || plan_.steps[first].rule->units != Units::rows) return false;
-  const auto collide = [&](const OperandSpec& a, const OperandSpec& b) {
-    if (a.buffer == b.buffer) return false;
-    const BufferSpec &x = plan_.buffers[a.buffer], &y = plan_.buffers[b.buffer];
-    const auto end = [&](const BufferSpec& s) {
-      return s.offset + static_cast<uint64_t>(s.width * dtype_bytes(s.dtype) * plan_.capacity(s.domain));
-    };
-    return x.offset < end(y) && y.offset < end(x);
-  };
+  const auto collide = [&](const OperandSpec& a, const OperandSpec& b) { return a.buffer != b.buffer && overlap(a, b); };
   const auto any = [&](const std::vector<OperandSpec>& left, const std::vector<OperandSpec>& right) {
     return std::any_of(left.begin(), left.end(), [&](const OperandSpec& a) {
       return std::any_of(right.begin(), right.end(), [&](const OperandSpec& b) { return collide(a, b); });
@@ -145,6 +146,20 @@ bool Executor::can_follow_freely(size_t first, size_t step) const {
   // output_rows gathers rows: those of its input, which is of the other domain, must be there.
   return std::all_of(now.inputs.begin(), now.inputs.end(),
                      [&](const OperandSpec& o) { return plan_.buffers[o.buffer].domain == now.domain; });
+}
+
+// The gate of a product is made by the step ahead of it, and a panel's rows need the gates of that panel alone. Otherwise neither step
+// may write where the other reads or writes.
+bool Executor::can_follow_by_panels(size_t step) const {
+  const StepSpec& now = plan_.steps[step];
+  if (step == 0 || now.rule->units != Units::panels || now.inputs.size() < 3) return false;
+  const StepSpec& before = plan_.steps[step - 1];
+  const OperandSpec &made = before.outputs[0], &gate = now.inputs[2];
+  const bool is_made = before.rule == now.rule && before.domain == now.domain && before.inputs.size() == 2 &&
+                       before.ints[1] == now.ints[1] && made.buffer == gate.buffer && made.column == gate.column;
+  const auto is_apart = [&](const OperandSpec& written, const OperandSpec& other) { return !overlap(written, other); };
+  return is_made && is_apart(now.outputs[0], made) && is_apart(now.outputs[0], before.inputs[0]) &&
+         is_apart(now.outputs[0], before.inputs[1]) && is_apart(made, now.inputs[0]) && is_apart(made, now.inputs[1]);
 }
 
 KvLayer Executor::kv(int64_t layer) const {

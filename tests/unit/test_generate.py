@@ -307,9 +307,12 @@ def test_a_token_costs_few_calls(
     assert calls <= most_calls
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_a_layer_of_a_token_has_few_barriers(tmp_path: Path, name: str) -> None:
-    with tritium.load(write_tiny(tmp_path / "m.gguf", name), threads=2) as loaded:
+SPARSE = [(name, "on") for name in TINY if name.startswith("relu2")]
+
+
+@pytest.mark.parametrize(("name", "sparsity"), [(name, "off") for name in TINY] + SPARSE)
+def test_a_layer_of_a_token_has_few_barriers(tmp_path: Path, name: str, sparsity: str) -> None:
+    with tritium.load(write_tiny(tmp_path / "m.gguf", name), threads=2, ffn_sparsity=sparsity) as loaded:
         program: Any = loaded.engine.executor._program
         loops = []
         for n in (2, 3):
