@@ -12,11 +12,11 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kTogether = 48;
+constexpr int64_t kTogether = 32;
 constexpr bool kSumsShifted = false;
 
 // Products of two columns and their codes: vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most.
-static_assert(kTogether <= 128);
+static_assert(kTogether / 2 <= 16);
 
 // The places of the bits that are set in a byte, lowest first.
 struct Places {
@@ -117,8 +117,8 @@ inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* ro
 struct HalfBlock {
   __m256i a0, b0, a1, b1, a2, b2, a3, b3;
 };
-[[gnu::always_inline]] inline void add_pair(__m256i& sum, __m256i packed, int shift, __m256i q) {
-  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes_of(packed, shift), q));
+[[gnu::always_inline]] inline void add_pair(__m256i& sum, __m256i packed, __m256i mask, __m256i q) {
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_and_si256(packed, mask), q));
   asm("" : "+x"(sum));
 }
 
@@ -138,7 +138,7 @@ struct HalfBlock {
 
 // 32 bytes of each of at most kTogether columns, which make 128 rows; as many lines are asked for.
 inline void add_half_block(const Lines& columns, int64_t n, const Lines& wanted, const int8_t* codes, int32_t* sums) {
-  const __m256i zero = _mm256_setzero_si256();
+  const __m256i zero = _mm256_setzero_si256(), three = _mm256_set1_epi8(3), twelve = _mm256_set1_epi8(12);
   HalfBlock s{zero, zero, zero, zero, zero, zero, zero, zero};
   for (int64_t i = 0; i < n; i += 2) {
     wanted.ask(i);
@@ -148,23 +148,24 @@ inline void add_half_block(const Lines& columns, int64_t n, const Lines& wanted,
     int16_t pair;
     __builtin_memcpy(&pair, codes + i, sizeof pair);
     const __m256i q = _mm256_set1_epi16(pair);
-    add_pair(s.a0, low, 0, q);
-    add_pair(s.b0, high, 0, q);
-    add_pair(s.a1, low, 2, q);
-    add_pair(s.b1, high, 2, q);
-    add_pair(s.a2, low, 4, q);
-    add_pair(s.b2, high, 4, q);
-    add_pair(s.a3, low, 6, q);
-    add_pair(s.b3, high, 6, q);
+    add_pair(s.a0, low, three, q);
+    add_pair(s.b0, high, three, q);
+    add_pair(s.a1, low, twelve, q);
+    add_pair(s.b1, high, twelve, q);
+    const __m256i low_half = _mm256_srli_epi16(low, 4), high_half = _mm256_srli_epi16(high, 4);
+    add_pair(s.a2, low_half, three, q);
+    add_pair(s.b2, high_half, three, q);
+    add_pair(s.a3, low_half, twelve, q);
+    add_pair(s.b3, high_half, twelve, q);
   }
   add_words(sums, s.a0);
   add_words(sums + 32, s.b0);
-  add_words(sums + 64, s.a1);
-  add_words(sums + 96, s.b1);
+  add_words(sums + 64, _mm256_srai_epi16(s.a1, 2));
+  add_words(sums + 96, _mm256_srai_epi16(s.b1, 2));
   add_words(sums + 128, s.a2);
   add_words(sums + 160, s.b2);
-  add_words(sums + 192, s.a3);
-  add_words(sums + 224, s.b3);
+  add_words(sums + 192, _mm256_srai_epi16(s.a3, 2));
+  add_words(sums + 224, _mm256_srai_epi16(s.b3, 2));
 }
 
 // A few columns at a time, block by block of all of them: a block's sums stay in registers while the columns pass.
