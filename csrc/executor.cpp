@@ -160,7 +160,7 @@ Division Executor::divide(size_t step) const {
     return Division{n, round_up(std::max(n / (n_workers * 2), int64_t{1}), align), align, true};
   };
   if (layout(step) == "i2s_columns") return gathered(spec.ints[0], kLanes);
-  if (spec.rule->units == Units::panels && layout(together_.back()) == "i2_s") return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
+  if (layout(step) == "i2_s" && spec.rule->units == Units::panels) return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
   const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:
