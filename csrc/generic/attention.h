@@ -22,10 +22,20 @@ struct Part {
 // One token's query heads (at most kHeadTile of one key-value head), and where their attention is worked out.
 struct Row {
   const float* q;
+  float* y;        // where the heads' outputs will be written
   int64_t n_keys;  // of the split at hand
   float* p;        // [heads][kAttentionSplit]
   Part part;
 };
+
+// Inputs of the row behind this one, and outputs, come while this one's products are formed: they lie in short pieces, which no
+// processor foresees. Forced inline: gcc drops calls of a function that does nothing but fetch.
+[[gnu::always_inline]] inline void fetch_inputs(const float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) __builtin_prefetch(p + i);
+}
+[[gnu::always_inline]] inline void fetch_outputs(const float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) __builtin_prefetch(p + i, 1, 2);
+}
 
 inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -155,6 +165,7 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
     }
     const Vectors<float> staged = convert(keys, dim, piece, stage);
     for (int64_t r = 0; r < n_rows; ++r) {
+      if (j == 0 && r + 1 < n_rows) fetch_inputs(rows[r + 1].q, N * dim);
       if (rows[r].n_keys > j) score_keys<N>(rows[r], staged, dim, j, least(piece, rows[r].n_keys - j), scales);
     }
   }
@@ -172,6 +183,7 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
     }
     const Vectors<float> staged = convert(values, least(piece, n_keys - j), dim, stage);
     for (int64_t r = 0; r < n_rows; ++r) {
+      if (j == 0) fetch_outputs(rows[r].y, N * dim);
       if (rows[r].n_keys > j) mix_values<N>(rows[r], staged, dim, j, least(piece, rows[r].n_keys - j));
     }
   }
@@ -235,6 +247,7 @@ inline void attend_heads(const Unit<Element>& unit, int64_t h, int64_t split) {
   Row rows[kTileRows];
   for (int64_t r = 0; r < unit.n_rows; ++r) {
     rows[r].q = unit.call.in[0].template row<const float>(unit.first_row + r) + (unit.first_head() + h) * dim;
+    rows[r].y = unit.y(r) + h * dim;
     rows[r].p = rooms + r * row_floats;
   }
   const auto total = [&](int64_t r) { return part_at(rows[r].p + N * kAttentionSplit, N, dim, 0); };
