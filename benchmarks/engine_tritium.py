@@ -17,20 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import (
-    Limits,
-    Run,
-    bytes_by_part,
-    greedy,
-    middle,
-    op_table,
-    ops_of,
-    products_of,
-    prompt_of,
-    run,
-    run_together,
-)
+from tritium.bench.benchmark import Limits, Run, greedy, middle, prompt_of, run, run_together
 from tritium.bench.machine import read_machine
+from tritium.bench.op_table import bytes_by_part, op_table, ops_of, products_of
 from tritium.bench.sparsity import sparsity
 from tritium.bench.stats import interleave
 from tritium.engine.model import Model, load

@@ -9,18 +9,8 @@ from pathlib import Path
 import pytest
 
 from command_line import tritium
-from tritium.bench.benchmark import (
-    Limits,
-    Workload,
-    benchmark,
-    greedy,
-    middle,
-    op_table,
-    open_timed,
-    products_of,
-    prompt_of,
-    run,
-)
+from tritium.bench.benchmark import Limits, Workload, benchmark, greedy, middle, open_timed, prompt_of, run
+from tritium.bench.op_table import op_table, products_of
 from tritium.engine.model import Model, load
 from tritium.errors import ShapeError, UnsupportedError
 

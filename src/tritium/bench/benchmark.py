@@ -6,14 +6,13 @@ comes from a clock or from the executor's counters; what cannot be measured is r
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
 
 from tritium.backends import cpu
+from tritium.bench.op_table import OpRow, Part, bytes_by_part, op_table, products_of
 from tritium.bench.process import AnonymousPeak, Energy, forget_peak
 from tritium.bench.sparsity import Sparsity, sparsity
 from tritium.bench.stats import Summary, percentile, summarize
@@ -23,22 +22,11 @@ from tritium.engine.observer import Observer
 from tritium.engine.sampling import SamplingParams
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.ir import Plan
-from tritium.ops import SCREENED_HEAD
 from tritium.resources import Memory, memory
 from tritium.types import Trace
 
 PROBE_BYTES = 512 << 20
 """Read to measure the bandwidth; larger than the caches of most machines."""
-
-Part = Literal["body", "head", "kv", "other"]
-_PARTS: dict[str, Part] = {
-    "linear": "body",
-    "logits_projection": "head",
-    **dict.fromkeys(SCREENED_HEAD, "head"),
-    "attention": "kv",
-    "attention_int8": "kv",
-}
-_PLANE_OPS = ("screen", "refine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,81 +160,6 @@ def run_together(
 def prompt_of(vocab_size: int, n: int, seed: int = 0) -> list[int]:
     """``n`` token ids, spread over the vocabulary, the same on every machine."""
     return [(2654435761 * (i + 1) + 40503 * seed) % vocab_size for i in range(n)]
-
-
-@dataclass(frozen=True, slots=True)
-class OpRow:
-    """What one kernel did for one op, all layers together, a token of the run (of a prompt, too).
-
-    ``limit_percent``: the least time that its bytes and its products (int8 of a linear or a head's plane, float32 of attention)
-    take here, over the time that it took; None if it is bound by neither.
-    """
-
-    op: str
-    kernel: str
-    part: Part
-    calls_per_token: float
-    us_per_token: float
-    bytes_per_token: float
-    macs_per_token: float
-    macs_skipped_per_token: float
-    gb_per_s: float
-    gmac_per_s: float
-    limit_percent: float | None
-
-
-def ops_of(plan: Plan) -> dict[tuple[str, str], str]:
-    """The op of each step's name and kernel."""
-    return {
-        (f"{s.block}.{s.label}" if s.block >= 0 else s.label, c.kernel): s.op for s in plan.steps for c in s.choices
-    }
-
-
-def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
-    """The counters by op and kernel, the longest first. Errors: ShapeError for an empty trace."""
-    if not trace.n_tokens:
-        raise ShapeError("nothing was counted", expected="a step")
-    ops = ops_of(plan)
-    sums: dict[tuple[str, str, str], list[int]] = {}
-    for count in trace.counts:
-        if not count.calls:
-            continue
-        key = _label(count.step), count.kernel, ops[count.step, count.kernel]
-        total = sums.setdefault(key, [0] * 5)
-        for i, value in enumerate((count.calls, count.ns, count.bytes, count.macs, count.macs_skipped)):
-            total[i] += value
-    rows = []
-    for (label, kernel, op), (calls, ns, n_bytes, macs, skipped) in sums.items():
-        part = _PARTS.get(op, "other")
-        products = macs if part == "body" or op in _PLANE_OPS else 0, macs if part == "kv" else 0
-        least = None if limits is None or part == "other" else limits.ns(n_bytes, *products)
-        n, spent = trace.n_tokens, max(ns, 1)
-        rows.append(
-            OpRow(
-                label, kernel, part, calls / n, ns / n / 1e3, n_bytes / n, macs / n, skipped / n, n_bytes / spent, macs / spent,
-                None if least is None else 100 * least / spent,
-            )
-        )  # fmt: skip
-    return sorted(rows, key=lambda row: -row.us_per_token)
-
-
-def products_of(trace: Trace, plan: Plan) -> tuple[int, int]:
-    """The counted int8 products of the linears, and the float32 products of attention."""
-    ops = ops_of(plan)
-    sums: dict[Part, int] = {"body": 0, "kv": 0}
-    for count in trace.counts:
-        part = _PARTS.get(ops[count.step, count.kernel], "other") if count.calls else "other"
-        if part in sums:
-            sums[part] += count.macs
-    return sums["body"], sums["kv"]
-
-
-def bytes_by_part(rows: Sequence[OpRow]) -> dict[Part, float]:
-    """The byte budget of a token: ternary matrices, output head, key-value cache, everything else."""
-    budget: dict[Part, float] = {"body": 0.0, "head": 0.0, "kv": 0.0, "other": 0.0}
-    for row in rows:
-        budget[row.part] += row.bytes_per_token
-    return budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,8 +332,3 @@ def _percent(reached: Sequence[float], limits: Sequence[float]) -> Summary | Non
     if not limits:
         return None
     return summarize([100 * r / limit for r, limit in zip(reached, limits, strict=True)])
-
-
-def _label(step: str) -> str:
-    """The step's name without its layer."""
-    return re.sub(r"^\d+\.", "", step)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tritium.bench.benchmark import ops_of
+from tritium.bench.op_table import ops_of
 from tritium.errors import FormatError
 from tritium.ir import Plan
 from tritium.ops import SCREENED_HEAD, STAGES

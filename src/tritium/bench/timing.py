@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tritium.bench.benchmark import greedy, ops_of
+from tritium.bench.benchmark import greedy
+from tritium.bench.op_table import ops_of
 from tritium.bench.stats import Summary, summarize
 from tritium.engine.model import Model
 from tritium.errors import NumericsError, ShapeError, UnsupportedError

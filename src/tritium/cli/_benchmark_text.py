@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tritium.bench.benchmark import Benchmark, OpRow
+    from tritium.bench.benchmark import Benchmark
+    from tritium.bench.op_table import OpRow
     from tritium.bench.sparsity import Sparsity
     from tritium.bench.stats import Summary
 
