@@ -49,6 +49,17 @@ Failure Executor::step(const StepRequest& request) {
   return first;
 }
 
+// Asks for what the steps on one row that come next read, the weights of a norm: they are short, and would wait for every line.
+// Forced inline: gcc drops calls of a function that does nothing but fetch.
+[[gnu::always_inline]] inline void Executor::ask_for_rows(size_t first) const {
+  constexpr int64_t kMostBytes = 1 << 16;
+  for (size_t step = first; step < prepared_.size() && plan_.steps[step].rule->units == Units::rows && rows(plan_.steps[step]) == 1; ++step) {
+    const Resident& weight = prepared_[step].calls[choose(step)].weights[0];
+    if (weight.data == nullptr || weight.nbytes > kMostBytes) continue;
+    for (int64_t b = 0; b < weight.nbytes; b += kAlignment) __builtin_prefetch(weight.data + b, 0, 2);
+  }
+}
+
 void Executor::walk() {
   const FloatEnvironment environment;
   uint64_t mark = now_ns();
@@ -93,16 +104,6 @@ bool Executor::follows(size_t step) const {
 
 // Of the kernel that the batch calls for.
 std::string_view Executor::layout(size_t step) const { return prepared_[step].kernels[choose(step)]->layout; }
-
-// Asks for what the steps on one row that come next read, the weights of a norm: they are short, and would wait for every line.
-void Executor::ask_for_rows(size_t first) const {
-  constexpr int64_t kMostBytes = 1 << 16;
-  for (size_t step = first; step < prepared_.size() && plan_.steps[step].rule->units == Units::rows && rows(plan_.steps[step]) == 1; ++step) {
-    const Resident& weight = prepared_[step].calls[choose(step)].weights[0];
-    if (weight.data == nullptr || weight.nbytes > kMostBytes) continue;
-    for (int64_t b = 0; b < weight.nbytes; b += kAlignment) __builtin_prefetch(weight.data + b, 0, 2);
-  }
-}
 
 bool Executor::skipped(const StepSpec& step, Role role) const {
   if (step.domain == Domain::outputs && request_->outputs.empty()) return true;
