@@ -151,7 +151,25 @@ Division stream(int64_t n, int64_t n_workers) {
   return {n, round_up(std::max(n / (n_workers * 8), int64_t{1}), align), align, true};
 }
 
+// Panels of 16 rows that a linear has.
+int64_t panels_of(const StepSpec& linear) { return (linear.ints[1] + kPanelRows - 1) / kPanelRows; }
+
 }  // namespace
+
+// Whether a linear's kernel forms tables of its tokens: anew for each piece, so that few tokens and many panels suit it.
+bool Executor::is_cut(size_t step) const {
+  const Kernel& kernel = *prepared_[step].kernels[choose(step)];
+  const std::string_view isa = kernel.isa;
+  return (isa == "avx2" || isa == "avxvnni") && (layout(step) == "i2s" || layout(step) == "tq1") && kernel.t_max == 0 &&
+         plan_.steps[step].rule->units == Units::panels && rows(plan_.steps[step]) >= kTableLeast;
+}
+
+Executor::Cut Executor::cut(size_t step) const {
+  constexpr int64_t kMostPanels = 160, kLeastPanels = 16;
+  const int64_t n = panels_of(plan_.steps[step]), n_parts = std::max(rows(plan_.steps[step]) / kTableSide, int64_t{1});
+  const int64_t wanted = std::max((n + kMostPanels - 1) / kMostPanels, (2 * pool_->size() + n_parts - 1) / n_parts);
+  return {n_parts, std::clamp(wanted, int64_t{1}, std::max(n / kLeastPanels, int64_t{1}))};
+}
 
 Division Executor::divide(size_t step) const {
   const StepSpec& spec = plan_.steps[step];
@@ -160,8 +178,9 @@ Division Executor::divide(size_t step) const {
   const auto gathered = [&](int64_t n, int64_t align) {
     return Division{n, round_up(std::max(n / (n_workers * 2), int64_t{1}), align), align, true};
   };
+  if (is_cut(step)) return {cut(step).n_parts * cut(step).n_pieces, 1, 1, true};
   if (layout(step) == "i2s_columns") return gathered(spec.ints[0], kLanes);
-  if (layout(step) == "i2_s" && spec.rule->units == Units::panels) return gathered((spec.ints[1] + kPanelRows - 1) / kPanelRows, 1);
+  if (layout(step) == "i2_s" && spec.rule->units == Units::panels) return gathered(panels_of(spec), 1);
   const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:
@@ -170,7 +189,7 @@ Division Executor::divide(size_t step) const {
     case Units::vocab_groups:
       return streamed((plan_.vocab_size + kPanelRows - 1) / kPanelRows);
     case Units::panels: {
-      const int64_t n = (spec.ints[1] + kPanelRows - 1) / kPanelRows;
+      const int64_t n = panels_of(spec);
       if (t == 1) return streamed(n);
       return {n, std::clamp(round_up(n / (n_workers * 4), 2), int64_t{2}, int64_t{32}), 2, true};
     }
@@ -229,7 +248,11 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
     call.in[4] = {candidate_values(), candidate_stride()};
   }
   Work work;
-  prepared.kernels[choice]->run(call, begin, end, work);
+  if (is_cut(step)) {
+    for (int64_t unit = begin; unit < end; ++unit) run_unit(step, call, unit, work);
+  } else {
+    prepared.kernels[choice]->run(call, begin, end, work);
+  }
   tally(prepared.first_counter + choice, worker, work);
   Worker& me = workers_[static_cast<size_t>(worker)];
   if (work.error == Error::none) {
@@ -239,6 +262,20 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
   me.failure = earlier(me.failure, {work.error, static_cast<int64_t>(step), work.error_row});
   failed_.store(true, std::memory_order_relaxed);
   return false;
+}
+
+// A part's pieces one after the other. The last part takes what is left over; the first counts the bytes, which all read.
+void Executor::run_unit(size_t step, const Call& call, int64_t unit, Work& work) const {
+  const auto [n_parts, n_pieces] = cut(step);
+  const int64_t n = panels_of(plan_.steps[step]), part = unit / n_pieces, piece = unit % n_pieces, first = kTableSide * part;
+  Call mine = call;
+  mine.t = part + 1 < n_parts ? kTableSide : call.t - first;
+  mine.in[0].data = call.in[0].row<int8_t>(first);
+  mine.in[1].data = call.in[1].row<float>(first);
+  mine.out[0].data = call.out[0].row<float>(first);
+  const uint64_t bytes = work.bytes;
+  prepared_[step].kernels[choose(step)]->run(mine, n * piece / n_pieces, n * (piece + 1) / n_pieces, work);
+  if (part > 0) work.bytes = bytes;
 }
 
 void Executor::tally(size_t counter, int worker, const Work& work) {

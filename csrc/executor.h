@@ -107,6 +107,10 @@ class Executor {
     Role role;
     std::vector<const Kernel*> whole = {};  // the kernels, while some are knocked out
   };
+  // Units of a linear of many tokens: parts of these times pieces of its panels.
+  struct Cut {
+    int64_t n_parts, n_pieces;
+  };
   struct Tally {
     uint64_t macs = 0, macs_skipped = 0, bytes = 0;
   };
@@ -135,9 +139,12 @@ class Executor {
   int64_t rows(const StepSpec& step) const;
   size_t choose(size_t step) const;
   Division divide(size_t step) const;
+  bool is_cut(size_t step) const;
+  Cut cut(size_t step) const;
   void tile();
   void tally(size_t counter, int worker, const Work& work);
   bool execute(size_t step, int worker, int64_t begin, int64_t end);
+  void run_unit(size_t step, const Call& call, int64_t unit, Work& work) const;
   void copy_results();
   int64_t candidate_stride() const;
   int32_t* candidate_ids() const;

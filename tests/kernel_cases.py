@@ -157,6 +157,8 @@ LINEAR_DEPTHS = {
 }
 
 LINEAR_ROWS = (1, 15, 16, 17, 33, 48)
+MANY_LINEAR_ROWS = (48, 129, 200)
+"""Of many tokens: the last two are enough for tables of their sums."""
 
 
 def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
@@ -169,7 +171,8 @@ def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:
         for i, k in enumerate(LINEAR_DEPTHS[layout] if t < 26 else (80, 272)):
             kinds = tuple(LINEAR_KINDS) if k in (272, 1040) else (tuple(LINEAR_KINDS)[(i + t) % len(LINEAR_KINDS)],)
             for kind in kinds:
-                n = LINEAR_ROWS[(i + t) % len(LINEAR_ROWS)]
+                choices = LINEAR_ROWS if t < 24 else MANY_LINEAR_ROWS
+                n = choices[(i + t) % len(choices)]
                 g = _rng("linear", t, k, n, kind)
                 q, trits = LINEAR_KINDS[kind](g, t, k, n)
                 scale_x, scale_w = g.random((t, 1), np.float32), g.random(1, np.float32)

@@ -13,8 +13,6 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kDepth = kFlushBlocks * kPanelDepth;
-
 // Adds Σ (a + 128) of 32 activations to four sums of 64 bits: nothing can overflow.
 inline __m256i add_bytes(__m256i total, __m256i a) {
   const __m256i bytes = _mm256_xor_si256(a, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -39,12 +37,9 @@ inline void finish(__m256i acc, int32_t total, float scale, bool accumulate, flo
   _mm256_storeu_ps(out, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), y) : y);
 }
 
-// The widest tile: 6 × 2 accumulators leave 4 registers. Up to kStreamed tokens a panel is read as it is stored. kTokens tokens and
-// kPanels panels at most are multiplied at once: 64 KB of activations and 512 KB of sums, in the scratch memory.
+// The widest tile: 6 × 2 accumulators leave 4 registers. Up to kStreamed tokens a panel is read as it is stored.
 constexpr int64_t kTile = 6;
-constexpr int64_t kStreamed = 16;
-constexpr int64_t kTokens = 256;
-constexpr int64_t kPanels = 32;
+constexpr int64_t kStreamed = kTableLeast - 1;
 
 // Sums of T tokens × 16 rows, as a tree of members: gcc keeps arrays of vectors in memory.
 template <int T>
@@ -96,9 +91,6 @@ struct Unpacked {
   static constexpr int64_t kBytes = 4 * kPanelBlockBytes;
   static __m256i codes(const uint8_t* half, int quad) { return load_256(half + kPanelBlockBytes * quad); }
 };
-// Unpacked, for tokens that lie where they are.
-struct Digits : Unpacked {};
-
 // What memory delivers while it is asked for more: how far ahead of the products packed bytes are fetched.
 constexpr int64_t kAhead = 4096;
 
@@ -108,7 +100,6 @@ constexpr bool kTwoChains = kSlowSums && T <= 2;
 
 template <class Form, int T>
 void tile(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, __m256i* sums) {
-  if constexpr (std::is_same_v<Form, Unpacked>) stride = kDepth;
   Words<T> words, others;
   clear(words);
   clear(others);
@@ -224,63 +215,11 @@ void stream(const Tokens& x, int64_t n, const P& panels, int64_t begin, int64_t 
       } else {
         alignas(64) uint8_t codes[kStripBlocks<P> * Unpacked::kBytes];
         unpack(panels, strip, n_blocks, strip + kAhead, codes);
-        multiply<Digits>(codes, n_blocks, n, x.a + kPanelDepth * b, x.a_stride, sums);
+        multiply<Unpacked>(codes, n_blocks, n, x.a + kPanelDepth * b, x.a_stride, sums);
       }
     }
     for (int64_t t = 0; t < n; ++t) finish(x, panels, t, totals[t], p, p + 1, sums + 2 * t, 0);
   }
-}
-
-// The same 256 k or fewer, a multiple of 16, of n tokens, side by side, and Σ (a + 128) of them, the last sixteen with sixteen zeros
-// where there is no second sixteen.
-void gather(const Tokens& x, int64_t n, int64_t k, int64_t depth, int8_t* strip, __m256i* totals) {
-  for (int64_t t = 0; t < n; ++t, strip += kDepth) {
-    const int8_t* a = x.a + t * x.a_stride + k;
-    __m256i total = totals[t];
-    for (int64_t i = 0; i < depth; i += 32) {
-      const __m256i bytes = i + 32 <= depth ? load_256(a + i) : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i)));
-      store_256(strip + i, bytes);
-      total = add_bytes(total, bytes);
-    }
-    totals[t] = total;
-  }
-}
-
-// Part i of n_parts of the tokens: the 256 k from k on come to the second-level cache.
-inline void fetch_part(const Tokens& x, int64_t n, int64_t k, int64_t i, int64_t n_parts) {
-  for (int64_t t = tile_start(i, n, n_parts); t < tile_start(i + 1, n, n_parts); ++t) {
-    const int8_t* a = x.a + t * x.a_stride + k;
-    for (int64_t line = 0; line < kDepth; line += 64) __builtin_prefetch(a + line, 0, 2);
-  }
-}
-
-// Many tokens: 256 k of all of them, or 240, side by side, meet those of one panel after the other, unpacked to the first-level cache.
-// The panels' sums wait in the second-level cache, where the next k of the tokens arrive meanwhile.
-template <class P>
-void multiply_blocked(const Tokens& x, int64_t n, const P& panels, int64_t begin, int64_t end, float* scratch) {
-  uint8_t* codes = reinterpret_cast<uint8_t*>(scratch);
-  int8_t* strip = reinterpret_cast<int8_t*>(codes + kFlushBlocks * Unpacked::kBytes);
-  __m256i* sums = reinterpret_cast<__m256i*>(strip + kTokens * kDepth);
-  __m256i totals[kTokens];
-  for (int64_t t = 0; t < n; ++t) totals[t] = _mm256_setzero_si256();
-  for (int64_t i = 0; i < 2 * n * (end - begin); ++i) sums[i] = _mm256_setzero_si256();
-  int64_t depth = 0;
-  for (int64_t b = 0; b < panels.n_blocks; b += kStripBlocks<P>) {
-    const int64_t n_blocks = blocks_at(panels, b), width = kPanelDepth * n_blocks;
-    gather(x, n, kPanelDepth * b, width, strip, totals);
-    depth += (width + 31) / 32 * 32;
-    for (int64_t p = begin; p < end; ++p) {
-      if (b + kStripBlocks<P> >= panels.n_blocks) {
-        fetch_outputs(x, n, p);
-      } else {
-        fetch_part(x, n, kPanelDepth * (b + kStripBlocks<P>), p - begin, end - begin);
-      }
-      const uint8_t* strip_w = strip_of(panels, p, b);
-      unpack(panels, strip_w, n_blocks, strip_w + panels.bytes, codes);
-      multiply<Unpacked>(codes, n_blocks, n, strip, kDepth, sums + 2 * n * (p - begin));
-    }
-  }
-  for (int64_t t = 0; t < n; ++t) finish(x, panels, t, sum_of(totals[t], depth), begin, end, sums + 2 * t, 2 * n);
 }
 
 // One token and a panel: two vectors of sums.
@@ -362,28 +301,6 @@ KERNEL_FUNCTION(tq1_gemv) {
   }
   count_linear(call, panels, begin, end, work);
 }
-
-// Several tokens. Panels come from memory once if kPanels of them fit the cache, else once for every kTokens tokens.
-template <class P>
-void gemm(const Call& call, int64_t begin, int64_t end, Work& work) {
-  const P panels(call.weights[0]);
-  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
-  for (int64_t p = begin; p < end; p += kPanels) {
-    const int64_t stop = end - p < kPanels ? end : p + kPanels;
-    for (int64_t c = 0; c < n_chunks; ++c) {
-      const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
-      if (n <= kStreamed) {
-        stream(Tokens(call, first), n, panels, p, stop);
-      } else {
-        multiply_blocked(Tokens(call, first), n, panels, p, stop, call.scratch);
-      }
-    }
-  }
-  count_linear(call, panels, begin, end, work);
-}
-
-KERNEL_FUNCTION(i2s_gemm) { gemm<Panels>(call, begin, end, work); }
-KERNEL_FUNCTION(tq1_gemm) { gemm<TritPanels>(call, begin, end, work); }
 
 }  // namespace
 }  // namespace tritium

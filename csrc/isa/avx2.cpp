@@ -13,6 +13,7 @@
 #include "generic/select.h"
 #include "generic/dot_avx2.h"
 #include "generic/linear_avx2.h"
+#include "generic/tables_avx2.h"
 #include "generic/groups_avx2.h"
 #include "generic/plane_avx2.h"
 #include "generic/rescore.h"

@@ -148,6 +148,13 @@ MORE_MUTANTS = {
         "avx2", "generic/linear_avx2.h", "kFlushBlocks / kGroupBlocks * kGroupBlocks",
         "(kFlushBlocks / kGroupBlocks + 1) * kGroupBlocks", TRITS,
     ),
+    "tables_of_other_fifth_digits": Mutant(
+        "avx2", "generic/tables_avx2.h", "(4 * kPanelDepth + quarter)", "(4 * kPanelDepth)", {"i2s_gemm", "tq1_gemm"}
+    ),
+    "rows_of_a_transpose_exchanged": Mutant(
+        "avx2", "generic/tables_avx2.h", "permute2x128_si256(a[i], a[i + 4], 0x31)",
+        "permute2x128_si256(a[i], a[i + 4], 0x13)", {"i2s_gemm", "tq1_gemm"},
+    ),
     "truncated_codes": Mutant(
         "avx512vnni", "generic/lanes_avx512.h", "_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))",
         "_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a.v))", CODERS,
