@@ -15,13 +15,13 @@
 
 #include "bandwidth.h"
 #include "bindings.h"
+#include "draw.h"
 #include "pack.h"
 #include "peak.h"
 #include "plane.h"
 #include "plan.h"
 #include "registry.h"
 #include "sha256.h"
-#include "weights.h"
 
 #ifndef TRITIUM_BUILD_FLAGS
 #define TRITIUM_BUILD_FLAGS ""
@@ -110,7 +110,7 @@ nb::bytes sha256(const nb::bytes& data, bool portable) {
 View<int64_t, 1> weights(const In<float, 1>& logits, float first, float temperature) {
   auto* out = new int64_t[logits.size() + 1];
   const nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); });
-  draw_weights(logits.data(), static_cast<int64_t>(logits.size()), first, temperature, out);
+  draw_weights({logits.data(), logits.size()}, first, temperature, out);
   return View<int64_t, 1>(out, {logits.size()}, owner);
 }
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "draw.h"
 #include "executor.h"
 #include "plan.h"
 
@@ -52,6 +54,19 @@ class Request {
       request_.temperatures = temperatures_->data();
     }
     if (rest_) request_.rest = checked(*rest_, n, 3, "rest");
+  }
+
+  int64_t draw(int64_t output, uint64_t position, int64_t top_k, double temperature, double top_p, double min_p, uint64_t seed,
+               uint64_t sequence, int64_t vocab_size) const {
+    const int64_t listed = request_.top_k, n = top_k == 0 ? listed : top_k;
+    if (output < 0 || output >= static_cast<int64_t>(request_.outputs.size())) throw std::invalid_argument("draw: no such output");
+    if (!ids_ || !values_ || n < 1 || n > std::min(listed, kMostDrawn) || (top_k == 0 && !rest_)) {
+      throw std::invalid_argument("draw: expected a request for at least as many candidates, without top_k for the rest, too");
+    }
+    const DrawRule rule{top_p, min_p, static_cast<float>(temperature), vocab_size, seed, sequence};
+    const float* rest = top_k > 0 ? nullptr : request_.rest + 3 * output;
+    const int64_t place = tritium::draw({request_.values + output * listed, static_cast<size_t>(n)}, rest, rule, position);
+    return place < 0 ? place : request_.ids[output * listed + place];
   }
 
   const StepRequest& request() const { return request_; }
@@ -197,7 +212,11 @@ void bind_program(nb::module_& m) {
            "(n, vocab) f32, ids (n, top_k) i32, values (n, top_k) f32; of a trace, columns (T, 32) u8, hidden (n, 32) u8,\n"
            "rows (T, trace_row_bytes) u8; for temperatures (n,) f32, rest (n, 3) f32: an upper and a lower bound of the weight of\n"
            "what is no candidate over the best one's, and how many are sure; each where given. Errors: ValueError for another\n"
-           "shape.");
+           "shape.")
+      .def("draw", &Request::draw,  // without keywords, as step
+           "The token that candidates of the step give, or -1 where they do not decide; tritium.types.StepResult tells.\n\n"
+           "Arguments: output, position, top_k, temperature, top_p, min_p, seed, sequence, vocab_size. Errors: ValueError for an output\n"
+           "or a number of candidates that was not asked for.");
   nb::class_<Program>(m, "Program",
                       "A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises "
                       "RuntimeError.")

@@ -115,6 +115,14 @@ class Request:
         shape.
         """
 
+    def draw(self, arg0: int, arg1: int, arg2: int, arg3: float, arg4: float, arg5: float, arg6: int, arg7: int, arg8: int, /) -> int:
+        """
+        The token that candidates of the step give, or -1 where they do not decide; tritium.types.StepResult tells.
+
+        Arguments: output, position, top_k, temperature, top_p, min_p, seed, sequence, vocab_size. Errors: ValueError for an output
+        or a number of candidates that was not asked for.
+        """
+
 class Program:
     """
     A plan with its weights, arena, cache and threads. One step at a time; a second thread's step raises RuntimeError.

@@ -86,6 +86,10 @@ class StepResult:
     A candidate request with temperatures is answered by full logits, or by candidates and ``rest`` (n, 3) f32: an upper and a
     lower bound of Σ exp((l − best) / temperature) over all ids that are no candidates, and how many candidates are sure to be
     the best of all; then ``project`` gives the full logits (vocab_size,) of one output, until the next step.
+
+    ``draw(output, position, top_k, temperature, top_p, min_p, seed, sequence, vocab_size)``, where a back end has it, gives the
+    token that an output's candidates decide on by the rules of ``SamplingParams``, or −1: what is no candidate may change it, or
+    the best logit is not finite. ``top_k`` 0 needs ``rest``.
     """
 
     logits: NDArray[np.float32] | None = None
@@ -96,6 +100,7 @@ class StepResult:
     rows: NDArray[np.uint8] | None = None
     rest: NDArray[np.float32] | None = None
     project: Callable[[int], NDArray[np.float32]] | None = None
+    draw: Callable[..., int] | None = None
 
 
 TraceLevel = Literal["off", "hashes", "rows"]

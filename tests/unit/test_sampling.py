@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tritium import numerics
-from tritium.backends.cpu import CpuProgram
-from tritium.engine.sampling import Sampler, SamplingParams, draw_certain, draw_full, logprobs_of, weights_of
+from tritium.backends.cpu import CpuProgram, Request
+from tritium.engine.sampling import Sampler, SamplingParams, draw_full, logprobs_of, weights_of
 from tritium.errors import NumericsError, ShapeError
 from tritium.types import StepResult
 
@@ -121,6 +121,27 @@ def test_parts_of_a_list_are_drawn_from_as_all_of_it() -> None:
                     assert draw_full(logits, params, bits, CpuProgram.weigh) == defined(logits, params, bits)
 
 
+def bits_of(params: SamplingParams, sequence: int, position: int) -> int:
+    return int(numerics.uniform(params.seed, sequence, position) * 2**53)
+
+
+def drawn(result: StepResult, params: SamplingParams, position: int, vocab: int) -> int:
+    """What a native result's second list decides, or -1."""
+    assert result.draw is not None
+    return result.draw(1, position, 0, params.temperature, params.top_p, params.min_p, params.seed, 0, vocab)
+
+
+def stepped(ids: NDArray[np.int32], values: F32, rest: F32 | None = None, project: Any = None) -> StepResult:
+    """A native step's result of a list of candidates, which is the second of two."""
+    two = np.array([0, 1], np.int32)
+    lists = [np.stack([np.zeros_like(one), one]) for one in (ids, values)]
+    rests = None if rest is None else np.stack([np.zeros_like(rest), rest])
+    temperatures = None if rest is None else np.ones(2, np.float32)
+    table = np.zeros((2, 1), np.int32)
+    request = Request(two, two, two, table, two, len(ids), None, *lists, None, None, None, temperatures, rests)
+    return StepResult(ids=lists[0], values=lists[1], rest=rests, project=project, draw=request.draw)
+
+
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 1.0, "top_k": 1}, *(f for f in FIELDS if "top_k" in f)], ids=str
 )
@@ -130,14 +151,49 @@ def test_candidates_and_full_logits_choose_the_same(fields: dict[str, Any]) -> N
         logits = random_logits(2000, seed, levels=seed % 3)[None]
         one, other = (Sampler(params, 2000, PROMPT, sequence=5) for _ in range(2))
         k = max(one.n_candidates, 1)
-        ids, values = numerics.top_k(logits, k)
         full, _ = one.choose(StepResult(logits=logits), 0, seed)
         if other.n_candidates:
-            assert other.choose(StepResult(ids=ids, values=values), 0, seed)[0] == full
-            more_ids, more_values = numerics.top_k(logits, k + 9)
-            assert other.choose(StepResult(ids=more_ids, values=more_values), 0, seed)[0] == full
+            for more in (0, 9):
+                ids, values = numerics.top_k(logits, k + more)
+                assert other.choose(StepResult(ids=ids, values=values), 0, seed)[0] == full
+                assert other.choose(stepped(ids[0], values[0]), 1, seed)[0] == full
         else:
             assert params.top_k > 1024
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_p": 0.7}, {"min_p": 0.3}, {"top_p": 0.9, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-6, 0.8, 5.0, 1e6])
+def test_a_native_draw_is_as_defined(fields: dict[str, Any], temperature: float) -> None:
+    for k, levels in ((1, 0), (2, 0), (17, 1), (40, 0), (1024, 2)):
+        params = SamplingParams(temperature=temperature, top_k=k, seed=(1 << 64) - 3, **fields)
+        sampler = Sampler(params, 1200, PROMPT, sequence=(1 << 33) + 7)
+        logits = random_logits(1200, k, levels=levels)
+        ids, values = numerics.top_k(logits[None], k)
+        for position in (*range(1, 30), 1 << 40):
+            expected = defined(logits, params, bits_of(params, sampler.sequence, position))
+            assert sampler.choose(stepped(ids[0], values[0]), 1, position)[0] == expected
+
+
+def test_a_native_draw_takes_more_bits_than_one_word_has() -> None:
+    """Behind two great weights stand so many of 1 that one more turns the draw from the first to the second."""
+    params = SamplingParams(temperature=1.0, top_k=1000, seed=5)
+    ids, n_turns = np.arange(1000, dtype=np.int32), 0
+    for position in range(60):
+        bits = bits_of(params, 0, position)
+        second = (2.0**53 / bits - 1) * (1 - 1e-7)
+        if second > 1:
+            continue
+        logits = np.full(1000, -50, np.float32)
+        logits[:2] = 0, math.log(second)
+        great = int(weights_of(logits, 0.0, 1.0).sum())
+        turn = next((n for n in range(1, 998) if bits * (great + n) >> 53 == 1 << 32), None)
+        if turn is None or bits * great >> 53 == 1 << 32:
+            continue
+        n_turns += 1
+        for n in (turn - 1, turn):
+            logits[2 : 2 + n] = -22.18
+            assert Sampler(params, 2000, PROMPT).choose(stepped(ids, logits), 1, position)[0] == n - turn + 1
+    assert n_turns > 5
 
 
 TAILS = [f for f in FIELDS if SamplingParams(**f).cuts_a_tail]
@@ -157,14 +213,14 @@ def test_a_certain_draw_is_that_of_all_logits(fields: dict[str, Any]) -> None:
     params = SamplingParams(**fields)
     n_certain = n_open = 0
     for seed in range(30):
-        logits = random_logits(3000, seed, spread=(0.5, 4.0, 12.0)[seed % 3], levels=seed % 4)
-        for n, slack in ((1, 0), (2, 0), (5, 0.01), (40, 0), (256, 0), (256, 2), (3000, 0)):
+        logits = random_logits(1000, seed, spread=(0.5, 4.0, 12.0)[seed % 3], levels=seed % 4)
+        for n, slack in ((1, 0), (2, 0), (5, 0.01), (40, 0), (256, 0), (256, 2), (1000, 0)):
             ids, values, rest = certain_list(logits, n, params.temperature, slack)
-            for bits in (0, 2**52 + 12345, 9007199000000000, 2**53 - 1):
-                token = draw_certain(ids, values, rest, 3000, params, bits)
-                n_open += token is None
-                n_certain += token is not None
-                assert token in (None, draw_full(logits, params, bits)), (seed, n, bits)
+            for position in range(4 * seed, 4 * seed + 4):
+                token = drawn(stepped(ids, values, rest), params, position, 1000)
+                n_open += token < 0
+                n_certain += token >= 0
+                assert token in (-1, draw_full(logits, params, bits_of(params, 0, position))), (seed, n, position)
     assert n_certain > 100
     assert n_open
 
@@ -172,13 +228,15 @@ def test_a_certain_draw_is_that_of_all_logits(fields: dict[str, Any]) -> None:
 def test_a_sum_that_the_rest_may_reach_is_left_open() -> None:
     """Weights of 4, 2, 1 and 1 eighths: 3/4 is reached by two of them, unless there is more."""
     logits = (np.log(np.array([4.0, 2, 1])) + 1).astype(np.float32)
+    ids = np.arange(3, dtype=np.int32)
     for top_p, upper, lower, n, is_certain in (
         (0.74, 0.25, 0.0, 3, True), (0.74, 0.3, 0.0, 3, False), (0.74, 0.3, 0.0, 2, True), (0.76, 0.26, 0.24, 3, True),
         (0.76, 0.26, 0.0, 3, False), (0.74, math.inf, 0.0, 3, False), (0.74, math.nan, 0.0, 3, False), (0.74, 0.0, 0.0, 0, False),
+        (0.74, 1e30, 0.0, 3, False), (0.74, 0.25, math.nan, 3, True), (0.74, 0.25, 0.0, math.nan, False),
     ):  # fmt: skip
         params = SamplingParams(temperature=1.0, top_p=top_p)
-        token = draw_certain(np.arange(3), logits, np.array([upper, lower, n], np.float32), 5, params, 2**52)
-        assert (token is not None) == is_certain, (top_p, upper, n)
+        rest = np.array([upper, lower, n], np.float32)
+        assert (drawn(stepped(ids, logits, rest), params, 2, 5) >= 0) == is_certain, (top_p, upper, n)
 
 
 def test_what_candidates_do_not_decide_is_drawn_from_full_logits() -> None:
@@ -194,12 +252,21 @@ def test_what_candidates_do_not_decide_is_drawn_from_full_logits() -> None:
     for n in (1, 256):
         sampler = Sampler(params, 3000, PROMPT)
         assert sampler.rest_temperature == 1.0
-        ids, values, rest = certain_list(logits, n, 1.0, 0)
-        result = StepResult(ids=ids[None], values=values[None], rest=rest[None], project=project)
-        assert sampler.choose(result, 0, 7)[0] == expected
-        assert asked == [0]
+        result = stepped(*certain_list(logits, n, 1.0, 0), project)
+        assert sampler.choose(result, 1, 7)[0] == expected
+        assert asked == [1]
     with pytest.raises(ShapeError, match="weight of what is no candidate"):
-        sampler.choose(StepResult(ids=ids[None], values=values[None]), 0, 7)
+        sampler.choose(StepResult(ids=result.ids, values=result.values), 1, 7)
+
+
+def test_a_draw_of_what_was_not_asked_for_is_refused() -> None:
+    logits = random_logits(8, 1)
+    ids, values, _ = certain_list(logits, 5, 1.0, 0)
+    for result, row, top_k in ((stepped(ids, values), 1, 6), (stepped(ids, values), 2, 5), (stepped(ids, values), -1, 5),
+                               (stepped(ids, values), 1, 0), (stepped(ids, values), 1, -1)):  # fmt: skip
+        assert result.draw is not None
+        with pytest.raises(ValueError, match=r"^draw: "):
+            result.draw(row, 0, top_k, 1.0, 0.9, 0.0, 0, 0, 8)
 
 
 def test_frequencies_follow_the_softmax() -> None:
@@ -307,9 +374,10 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     logits = np.array([[0.0, bad, 1.0]], np.float32)
     with pytest.raises(NumericsError, match="position 6"):
         Sampler(SamplingParams(temperature=1.0), 3, PROMPT[:0]).choose(StepResult(logits=logits), 0, 7)
-    result = StepResult(ids=np.zeros((1, 1), np.int32), values=np.array([[bad]], np.float32))
-    with pytest.raises(NumericsError, match="position 6"):
-        Sampler(SamplingParams(temperature=1.0, top_k=1), 3, PROMPT[:0]).choose(result, 0, 7)
+    ids, values = np.zeros(1, np.int32), np.array([bad], np.float32)
+    for result, row in ((StepResult(ids=ids[None], values=values[None]), 0), (stepped(ids, values), 1)):
+        with pytest.raises(NumericsError, match="position 6"):
+            Sampler(SamplingParams(temperature=1.0, top_k=1), 3, PROMPT[:0]).choose(result, row, 7)
 
 
 @pytest.mark.parametrize(

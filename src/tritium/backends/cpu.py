@@ -244,7 +244,8 @@ class CpuProgram:
         )  # fmt: skip
         self._batch = batch if trace == "off" else None
         project = self._project if rest is not None else None
-        self._result = StepResult(logits, ids, values, columns, hidden, rows, rest, project)
+        draw = None if ids is None else self._request.draw
+        self._result = StepResult(logits, ids, values, columns, hidden, rows, rest, project, draw)
 
     def _project(self, output: int) -> NDArray[np.float32]:
         logits = np.empty(self._plan.vocab_size, np.float32)

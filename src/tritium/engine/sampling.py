@@ -217,33 +217,6 @@ def _truncate(weights: NDArray[np.int64], sums: NDArray[np.int64], total: int, p
     return n
 
 
-def draw_certain(
-    ids: NDArray[np.integer], logits: F32, rest: F32, vocab_size: int, params: SamplingParams, random_bits: int,
-    weigh: Weigh = weights_of,
-) -> int | None:  # fmt: skip
-    """Steps 6 to 10 by the beginning of a sorted list, or None where what is behind it may change the token.
-
-    Shapes: ids (n,) int, logits (n,) f32, descending; ``rest`` (3,) f32: an upper and a lower bound of the weight of all others
-    as a multiple of the first one's, and how many of the list are sure to be its beginning.
-    """
-    upper, lower, n_sure, first = rest.item(0), rest.item(1), int(rest.item(2)), logits.item(0)
-    if not (math.isfinite(upper) and n_sure and math.isfinite(first)):
-        return None
-    weights = _above_zero(weigh(logits[:n_sure], first, params.temperature))
-    sums = weights.cumsum()
-    listed = least = most = sums.item(-1)
-    is_complete = len(weights) < n_sure or n_sure == vocab_size
-    if not is_complete:
-        # Each weight is rounded, by half of one at most.
-        least += max(int(lower * WEIGHT_ONE) - vocab_size, 0)
-        most += int(upper * WEIGHT_ONE) + vocab_size
-    n = _truncate(weights, sums, most, params)
-    reaches = is_complete or n < len(weights) or params.top_p * most <= listed
-    if not reaches or (least != most and n != _truncate(weights, sums, least, params)):
-        return None
-    return ids.item(_search(sums, sums.item(n - 1), random_bits))
-
-
 def _search(sums: NDArray[np.int64], total: int, random_bits: int) -> int:
     return int(sums.searchsorted((random_bits * total) >> 53, side="right"))
 
@@ -317,10 +290,13 @@ class Sampler:
         for name, ids in (("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
             if any(token >= vocab_size for token in ids):
                 raise ShapeError(name, expected=f"token ids below {vocab_size}", got=max(ids))
-        self.params, self.sequence, self.vocab_size = params, sequence, vocab_size
+        self.params, self.sequence = params, sequence
         self._weigh = weights_of if weigh is None else weigh
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
         self._takes_best = params.temperature == 0
+        p = params
+        rule = (int(p.top_k), float(p.temperature), float(p.top_p), float(p.min_p), int(p.seed), sequence, vocab_size)
+        self._rule = rule if p.typical_p == 1 else None
         self._seen = self._counts = None
         if params.has_penalties:
             self._seen = np.zeros(vocab_size, np.bool_)
@@ -340,19 +316,13 @@ class Sampler:
         if result.ids is not None and result.values is not None:
             if self._takes_best:
                 return result.ids.item(row, 0), None
-            k, bits = self.n_candidates, self._random_bits(position)
-            ids, values = result.ids[row, :k], result.values[row, :k]
-            if not params.cuts_a_tail:
-                if not math.isfinite(values.item(0)):
-                    raise NumericsError("logits are not finite", where=f"position {position - 1}")
-                return draw(ids, values, params, bits, self._weigh), None
-            if result.rest is None or result.project is None:
-                raise ShapeError(
-                    "a step's result", expected="the weight of what is no candidate", got="candidates alone"
-                )
-            certain = draw_certain(ids, values, result.rest[row], self.vocab_size, params, bits, self._weigh)
-            if certain is not None:
-                return certain, None
+            if result.draw is None or self._rule is None:
+                return self._draw_listed(result.ids[row], result.values[row], position), None
+            token = result.draw(row, position, *self._rule)
+            if token >= 0:
+                return token, None
+            if result.project is None:
+                raise NumericsError("logits are not finite", where=f"position {position - 1}")
             raw = result.project(row)
         elif result.logits is not None:
             raw = result.logits[row]
@@ -367,6 +337,15 @@ class Sampler:
             token = draw_full(adjusted, params, self._random_bits(position), self._weigh)
         self.remember(token)
         return token, None if params.logprobs is None else logprobs_of(raw, token, params.logprobs)
+
+    def _draw_listed(self, ids: NDArray[np.int32], values: F32, position: int) -> int:
+        """The token that a row's candidates give, where the back end does not draw."""
+        k = self.n_candidates
+        if self.params.cuts_a_tail:
+            raise ShapeError("a step's result", expected="the weight of what is no candidate", got="candidates alone")
+        if not math.isfinite(values.item(0)):
+            raise NumericsError("logits are not finite", where=f"position {position - 1}")
+        return draw(ids[:k], values[:k], self.params, self._random_bits(position), self._weigh)
 
     def remember(self, token: int) -> None:
         """Count a token of the output, where penalties need it; ``choose`` does so with its own."""
