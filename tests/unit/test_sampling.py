@@ -425,5 +425,16 @@ def test_ids_beyond_the_vocabulary_are_named(fields: dict[str, Any]) -> None:
         Sampler(SamplingParams(**fields), 9, PROMPT)
 
 
+def test_numbers_of_numpy_draw_as_those_of_python() -> None:
+    logits = random_logits(300, 1)
+    numpy = SamplingParams(temperature=np.float32(0.8), top_p=np.float32(0.7), seed=np.int64(1 << 40))
+    python = SamplingParams(temperature=float(np.float32(0.8)), top_p=float(np.float32(0.7)), seed=1 << 40)
+    assert numpy == python
+    one, other = (Sampler(params, 300, PROMPT) for params in (numpy, python))
+    for position in range(50):
+        result = StepResult(logits=logits[None])
+        assert one.choose(result, 0, position) == other.choose(result, 0, position)
+
+
 def test_a_single_stop_string_may_stand_alone() -> None:
     assert SamplingParams(stop="end").stop == ("end",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, np.generic):  # whose arithmetic overflows, or is of float32
+                object.__setattr__(self, one.name, value.item())
         _check_integers(self)
         _check_numbers(self)
         if not all(isinstance(text, str) and text for text in self.stop):
@@ -294,9 +298,8 @@ class Sampler:
         self._weigh = weights_of if weigh is None else weigh
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
         self._takes_best = params.temperature == 0
-        p = params
-        rule = (int(p.top_k), float(p.temperature), float(p.top_p), float(p.min_p), int(p.seed), sequence, vocab_size)
-        self._rule = rule if p.typical_p == 1 else None
+        rule = (params.top_k, params.temperature, params.top_p, params.min_p, params.seed, sequence, vocab_size)
+        self._rule = rule if params.typical_p == 1 else None
         self._seen = self._counts = None
         if params.has_penalties:
             self._seen = np.zeros(vocab_size, np.bool_)
