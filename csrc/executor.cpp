@@ -158,17 +158,19 @@ int64_t panels_of(const StepSpec& linear) { return (linear.ints[1] + kPanelRows 
 
 // Whether a linear's kernel forms tables of its tokens: anew for each piece, so that few tokens and many panels suit it.
 bool Executor::is_cut(size_t step) const {
-  const Kernel& kernel = *prepared_[step].kernels[choose(step)];
-  const std::string_view isa = kernel.isa;
-  return (isa == "avx2" || isa == "avxvnni") && (layout(step) == "i2s" || layout(step) == "tq1") && kernel.t_max == 0 &&
-         plan_.steps[step].rule->units == Units::panels && rows(plan_.steps[step]) >= kTableLeast;
+  const StepSpec& spec = plan_.steps[step];
+  if (spec.rule->units != Units::panels || rows(spec) < kTableLeast) return false;
+  const std::string_view isa = prepared_[step].kernels[choose(step)]->isa;
+  return (isa == "avx2" || isa == "avxvnni") && (layout(step) == "i2s" || layout(step) == "tq1");
 }
 
 Executor::Cut Executor::cut(size_t step) const {
   constexpr int64_t kMostPanels = 160, kLeastPanels = 16;
-  const int64_t n = panels_of(plan_.steps[step]), n_parts = std::max(rows(plan_.steps[step]) / kTableSide, int64_t{1});
+  // Two sides share what is made of a panel's bytes; where they are few, workers need more parts.
+  const int64_t t = rows(plan_.steps[step]), sides = t >= 8 * kTableSide * pool_->size() ? 2 : 1;
+  const int64_t n = panels_of(plan_.steps[step]), part_tokens = sides * kTableSide, n_parts = std::max(t / part_tokens, int64_t{1});
   const int64_t wanted = std::max((n + kMostPanels - 1) / kMostPanels, (2 * pool_->size() + n_parts - 1) / n_parts);
-  return {n_parts, std::clamp(wanted, int64_t{1}, std::max(n / kLeastPanels, int64_t{1}))};
+  return {n_parts, part_tokens, std::clamp(wanted, int64_t{1}, std::max(n / kLeastPanels, int64_t{1}))};
 }
 
 Division Executor::divide(size_t step) const {
@@ -266,10 +268,10 @@ bool Executor::execute(size_t step, int worker, int64_t begin, int64_t end) {
 
 // A part's pieces one after the other. The last part takes what is left over; the first counts the bytes, which all read.
 void Executor::run_unit(size_t step, const Call& call, int64_t unit, Work& work) const {
-  const auto [n_parts, n_pieces] = cut(step);
-  const int64_t n = panels_of(plan_.steps[step]), part = unit / n_pieces, piece = unit % n_pieces, first = kTableSide * part;
+  const auto [n_parts, part_tokens, n_pieces] = cut(step);
+  const int64_t n = panels_of(plan_.steps[step]), part = unit / n_pieces, piece = unit % n_pieces, first = part_tokens * part;
   Call mine = call;
-  mine.t = part + 1 < n_parts ? kTableSide : call.t - first;
+  mine.t = part + 1 < n_parts ? part_tokens : call.t - first;
   mine.in[0].data = call.in[0].row<int8_t>(first);
   mine.in[1].data = call.in[1].row<float>(first);
   mine.out[0].data = call.out[0].row<float>(first);

@@ -109,7 +109,7 @@ class Executor {
   };
   // Units of a linear of many tokens: parts of these times pieces of its panels.
   struct Cut {
-    int64_t n_parts, n_pieces;
+    int64_t n_parts, part_tokens, n_pieces;
   };
   struct Tally {
     uint64_t macs = 0, macs_skipped = 0, bytes = 0;
