@@ -157,8 +157,8 @@ LINEAR_DEPTHS = {
 }
 
 LINEAR_ROWS = (1, 15, 16, 17, 33, 48)
-MANY_LINEAR_ROWS = (48, 129, 200)
-"""Of many tokens: the last two are enough for tables of their sums."""
+MANY_LINEAR_ROWS = (48, 129, 600)
+"""Of many tokens: enough for tables of their sums, and for more than one worker to have such."""
 
 
 def linear(layout: str, ts: Sequence[int]) -> Iterator[Case]:

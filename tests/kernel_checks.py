@@ -22,7 +22,7 @@ SENTINEL = 0xAB
 GAP = 64
 """Sentinel bytes before, between and after the buffers."""
 
-MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
+MANY_ROWS = {"linear": (*range(1, 13), 13, 24, 25, 97, 290), "logits_projection": (1, 2, 3, 4, 5, 7, 8, 9, 12),
              "attention": (1, 2, 3, 5, 8), "attention_int8": (1, 2, 3, 5, 8), "rope_kv": (1, 2, 5, 21),
              "screen": (1, 2, 5, 8, 15)}  # fmt: skip
 FEW_ROWS = (1, 2, 5)
