@@ -147,9 +147,10 @@ inline void soften(const Cache<Element>& cache, const Row& row, int64_t start) {
 }
 
 // Attention of each row over the split that begins at `start`. Several rows share one conversion to float32, into `stage`. Positions
-// from `end` on are not there.
+// from `end` on are not there: behind the last one `after` is read.
 template <int N, class Element>
-inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n_rows, int64_t start, int64_t end, float* stage) {
+inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n_rows, int64_t start, int64_t end, const Element* after,
+                         float* stage) {
   const int64_t dim = cache.dim, piece = least(kPiece, cache.block_size);
   int64_t n_keys = 0;
   for (int64_t r = 0; r < n_rows; ++r) n_keys = rows[r].n_keys > n_keys ? rows[r].n_keys : n_keys;
@@ -175,7 +176,7 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
   for (int64_t j = 0; j < n_keys; j += piece) {
     const int64_t next = start + j + piece;
     const Vectors<Element> values = cache.values_at(
-        start + j, j + piece < n_keys ? cache.value(next) : next < end ? cache.key(next) : cache.value(start + j));
+        start + j, j + piece < n_keys ? cache.value(next) : next < end ? cache.key(next) : after);
     if (j == 0 && start + kAttentionSplit < end) cache.fetch_scales(start + kAttentionSplit, piece);
     if (n_rows == 1) {
       mix_values<N>(rows[0], values, dim, j, least(piece, n_keys - j));
@@ -191,14 +192,20 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
 
 // Fold a split into what the earlier ones gave: M' = max(M, m), a = exp(M − M'), b = exp(m − M'), L = a·L + b·l, O = a·O + b·o.
 inline void merge(const Part& total, const Part& next, int64_t n_heads, int64_t dim) {
-  for (int64_t h = 0; h < n_heads; ++h) {
-    const float top = total.max[h] > next.max[h] ? total.max[h] : next.max[h];
-    const float a = exp(total.max[h] - top), b = exp(next.max[h] - top);
-    total.sum[h] = a * total.sum[h] + b * next.sum[h];
-    float* out = total.out + h * padded(dim);
-    const float* more = next.out + h * padded(dim);
-    for (int64_t i = 0; i < dim; i += kLanes) store(out + i, splat(a) * load(out + i) + splat(b) * load(more + i));
-    total.max[h] = top;
+  for (int64_t h = 0; h < n_heads; h += kLanes) {
+    const int64_t n = least(n_heads - h, kLanes);
+    const lanes old = load_first(total.max + h, n), more = load_first(next.max + h, n), top = max(old, more);
+    const lanes a = exp(old - top), b = exp(more - top);
+    store_first(total.sum + h, a * load_first(total.sum + h, n) + b * load_first(next.sum + h, n), n);
+    store_first(total.max + h, top, n);
+    float as[kLanes], bs[kLanes];
+    store(as, a);
+    store(bs, b);
+    for (int64_t l = 0; l < n; ++l) {
+      float* out = total.out + (h + l) * padded(dim);
+      const float* other = next.out + (h + l) * padded(dim);
+      for (int64_t i = 0; i < dim; i += kLanes) store(out + i, splat(as[l]) * load(out + i) + splat(bs[l]) * load(other + i));
+    }
   }
 }
 
@@ -217,6 +224,7 @@ struct Unit {
   const Call& call;
   Cache<Element> cache;
   int64_t first_row, n_rows, group;
+  const Element* after;  // what this worker will probably read next
 
   int64_t kv_len(int64_t r) const { return call.batch.positions[first_row + r] + 1; }
   int64_t n_splits(int64_t r) const { return (kv_len(r) + kAttentionSplit - 1) / kAttentionSplit; }
@@ -260,7 +268,7 @@ inline void attend_heads(const Unit<Element>& unit, int64_t h, int64_t split) {
       rows[r].n_keys = unit.n_keys(r, s);
       rows[r].part = split >= 0 ? part_at(unit.shared(r, s), unit.group, dim, h) : s == 0 ? total(r) : next(r);
     }
-    attend_split<N>(unit.cache, rows, unit.n_rows, s * kAttentionSplit, end, stage);
+    attend_split<N>(unit.cache, rows, unit.n_rows, s * kAttentionSplit, end, unit.after, stage);
     if (split >= 0 || s == 0) continue;
     for (int64_t r = 0; r < unit.n_rows; ++r) {
       if (rows[r].n_keys > 0) merge(total(r), next(r), N, dim);
@@ -280,6 +288,20 @@ inline void fold_splits(const Unit<Element>& unit) {
   }
 }
 
+// The first key of a tile and key-value head `ahead` places behind those of `cache`, whose own it is where nothing is that far behind. Its
+// scales are asked for.
+template <class Element>
+inline const Element* key_after(const Call& call, const Cache<Element>& cache, int64_t tile, int64_t ahead) {
+  const int64_t n_kv_heads = call.ints[2], head = cache.kv_head + ahead;
+  int64_t row = call.batch.tiles[tile];
+  for (int64_t n = head / n_kv_heads; n > 0 && row < call.t; --n) row = call.batch.tiles[++tile];
+  if (row == call.t) return cache.key(0);
+  const int32_t* blocks = call.batch.block_tables + call.batch.slots[row] * call.batch.table_width;
+  const Cache<Element> other(call, blocks, head % n_kv_heads, cache.dim);
+  other.fetch_scales(0, least(kPiece, cache.block_size));
+  return other.key(0);
+}
+
 // Scores are |s| ≤ d·|q|·65504 in float32: an overflow gives NaN, which the next quantization reports. Reads the keys and values
 // of positions 0 … the row's, once.
 template <class Element>
@@ -290,7 +312,10 @@ inline void attend(const Call& call, int64_t begin, int64_t end, Work& work) {
     const int64_t split = n_splits == 0 ? -1 : i % n_splits, at = n_splits == 0 ? i : i / n_splits;
     const int64_t tile = at / n_kv_heads, g = at % n_kv_heads, row = call.batch.tiles[tile];
     const int32_t* blocks = call.batch.block_tables + call.batch.slots[row] * call.batch.table_width;
-    const Unit<Element> unit{call, Cache<Element>(call, blocks, g, dim), row, call.batch.tiles[tile + 1] - row, group};
+    const Cache<Element> cache(call, blocks, g, dim);
+    // Units that are no splits go to the workers in turn.
+    const int64_t ahead = n_splits > 0 || i + 1 < end ? 1 : call.partials.n_workers;
+    const Unit<Element> unit{call, cache, row, call.batch.tiles[tile + 1] - row, group, key_after(call, cache, tile, ahead)};
     for (int64_t h = 0; h < group; h += kHeadTile) {
       switch (group - h) {
         case 1: attend_heads<1>(unit, h, split); break;
