@@ -86,7 +86,7 @@ MORE_MUTANTS = {
         "positions[first_row + r] + (call.batch.positions[first_row + r] < 500);", ATTENTIONS,
     ),
     "splits_merged_without_the_maximum": Mutant(
-        "avx2", "generic/attention.h", "b = exp(next.max[h] - top)", "b = 1.0f", ATTENTIONS
+        "avx2", "generic/attention.h", "b = exp(more - top)", "b = splat(1.0f)", ATTENTIONS
     ),
     "negative_gates_pass": Mutant("avx2", "generic/glu.h", "max(load(gate + i), splat(0.0f))", "load(gate + i)", {"relu2_mul"}),
     "order_of_a_gate_s_products": Mutant(
