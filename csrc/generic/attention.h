@@ -156,7 +156,8 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
   for (int64_t r = 0; r < n_rows; ++r) n_keys = rows[r].n_keys > n_keys ? rows[r].n_keys : n_keys;
   for (int64_t j = 0; j < n_keys; j += piece) {
     const int64_t next = start + j + piece;
-    const Vectors<Element> keys = cache.keys_at(start + j, j + piece < n_keys ? cache.key(next) : cache.value(start));
+    const Element* values = cache.value(start);
+    const Vectors<Element> keys = cache.keys_at(start + j, j + piece < n_keys ? cache.key(next) : values, n_keys - j - piece, values);
     cache.fetch_scales(j + piece < n_keys ? next : start, piece);
     lanes scales[kPiece / kLanes];
     cache.score_scales(start + j, least(piece, n_keys - j), scales);
@@ -173,10 +174,11 @@ inline void attend_split(const Cache<Element>& cache, const Row* rows, int64_t n
   for (int64_t r = 0; r < n_rows; ++r) {
     if (rows[r].n_keys > 0) soften<N>(cache, rows[r], start);
   }
+  const Element* behind = start + n_keys < end ? cache.key(start + n_keys) : after;
   for (int64_t j = 0; j < n_keys; j += piece) {
     const int64_t next = start + j + piece;
-    const Vectors<Element> values = cache.values_at(
-        start + j, j + piece < n_keys ? cache.value(next) : next < end ? cache.key(next) : after);
+    const Vectors<Element> values =
+        cache.values_at(start + j, j + piece < n_keys ? cache.value(next) : behind, n_keys - j - piece, behind);
     if (j == 0 && start + kAttentionSplit < end) cache.fetch_scales(start + kAttentionSplit, piece);
     if (n_rows == 1) {
       mix_values<N>(rows[0], values, dim, j, least(piece, n_keys - j));

@@ -39,10 +39,14 @@ struct Cache {
   Element* value(int64_t position) const {
     return reinterpret_cast<Element*>(values + base(position)) + position % block_size * dim;
   }
-  // dim vectors whose elements are keys, from this position's on.
-  Vectors<Element> keys_at(int64_t position, const Element* ahead) const { return {key(position), block_size, ahead}; }
-  // A vector a position.
-  Vectors<Element> values_at(int64_t position, const Element* ahead) const { return {value(position), dim, ahead}; }
+  // dim vectors whose elements are keys, from this position's on. Next come n more keys, and then what lies `beyond`.
+  Vectors<Element> keys_at(int64_t position, const Element* ahead, int64_t n, const Element* beyond) const {
+    return {key(position), block_size, ahead, beyond, dim, n};
+  }
+  // A vector a position. Next come those of n more.
+  Vectors<Element> values_at(int64_t position, const Element* ahead, int64_t n, const Element* beyond) const {
+    return {value(position), dim, ahead, beyond, n, dim};
+  }
 
   // What the sums of n keys, all of one block, are multiplied by.
   void score_scales(int64_t position, int64_t n, lanes* out) const {
