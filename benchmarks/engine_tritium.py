@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits, Run, greedy, middle, prompt_of, run, run_together
+from tritium.bench.benchmark import Limits, Run, greedy, measure_limits, middle, prompt_of, run, run_together
 from tritium.bench.machine import read_machine
 from tritium.bench.op_table import bytes_by_part, op_table, ops_of, products_of
 from tritium.bench.sparsity import sparsity
@@ -36,6 +37,20 @@ SAMPLERS = {
     ),
     "temperature 0.8, top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95, seed=1, ignore_eos=True),
 }
+
+
+OPS_RUNS = 5
+
+
+def middle_limits(found: Sequence[Limits]) -> Limits:
+    """Each limit's median."""
+    return replace(
+        found[0],
+        **{
+            name: median(getattr(one, name) for one in found)
+            for name in ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s", "f32_peak_gmac_per_s")
+        },
+    )
 
 
 class Kept(NamedTuple):
@@ -124,19 +139,26 @@ class Subject:
         is_best = best == int(logits[-1].argmax())
         return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
 
-    def ops(
-        self, tokens: int, context: int, limits: dict[str, Any], sequences: int = 1, seed: int = 0
-    ) -> dict[str, Any]:
-        """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held."""
+    def ops(self, tokens: int, context: int, sequences: int = 1, seed: int = 0) -> dict[str, Any]:
+        """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held.
+
+        Of a few runs the middle one counts, of its prompt and of its decoding by itself; limits are the middle ones beside them.
+        """
         prompts = [self.prompt(context, seed + i) for i in range(sequences)]
-        done = run_together(self.model, prompts, tokens + 1, decode_only=True)
-        plan, of = self.model.plan, Limits(**limits)
+        found, runs = [], []
+        for _ in range(OPS_RUNS):
+            found.append(measure_limits(self.model.n_threads))
+            runs.append(run_together(self.model, prompts, tokens + 1, decode_only=True))
+        of = middle_limits(found)
+        done, plan = runs[middle(runs)], self.model.plan
+        prompted = sorted(runs, key=lambda r: r.prefill.wall_ns)[OPS_RUNS // 2]
         rows = op_table(done.decode, plan, of)
         zeros = sparsity(done.decode)
         outside = (done.decode_ns - done.decode.wall_ns) / done.n_decoded
         return {
+            "limits": asdict(of),
             "decode": [asdict(row) for row in rows],
-            "prefill": [asdict(row) for row in op_table(done.prefill, plan, of)],
+            "prefill": [asdict(row) for row in op_table(prompted.prefill, plan, of)],
             "bytes_by_part": bytes_by_part(rows),
             "outside_executor_us": outside / 1e3,
             "sparsity": None if zeros is None else asdict(zeros),

@@ -48,7 +48,7 @@ def survivors(session: Session, demo: Contestant) -> None:
     if not session.wants("statistics"):
         return
     with demo.start(session.n_threads, FOLDER / f"{slug(demo.name, 'screened')}.log") as engine:
-        shown = op_tables(engine, View(demo.name), session.n_threads, cpu.isas()[0])
+        shown = op_tables(engine, View(demo.name), cpu.isas()[0])
     table = session.rows.setdefault("survivors", {})
     for one in (*session.ops, shown):
         name = one["engine"]

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from benchmarks.quiet import STAT, others_percent
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase, phase_lines
 from benchmarks.work import FOLDER, Group, View, Work
 from tritium.backends import cpu
-from tritium.bench.benchmark import Limits
 from tritium.bench.figures import REQUIRED, read_sample
 from tritium.bench.stats import interleave
 from tritium.engine.model import resolve_model
 from tritium.formats.gguf import open_gguf
 from tritium.receipts import jcs
 
-PROBE_BYTES = 512 << 20
+PROBE_BYTES = 256 << 20  # most of the time of a probe goes into getting the memory
 CHECK_TOKENS = 6
 OPS_TOKENS = 16
 WARM_TOKENS = 16
@@ -104,11 +103,7 @@ def measure(session: Session, group: Group) -> None:
             phase = run_phase(session, work, running, group.n_threads, isa)
             session.phases.append(phase)
             show([*phase_lines(phase), ""])
-        session.ops += [
-            op_tables(running[view.engine], view, group.n_threads, isa)
-            for view in group.views
-            if view.engine in running
-        ]
+        session.ops += [op_tables(running[view.engine], view, isa) for view in group.views if view.engine in running]
         session.rows.setdefault("memory", {}).update(
             {f"{name}, {works[-1].name}": engine.ask("memory") for name, engine in running.items()
              if not engine.contestant.is_peer and not group.is_checked}
@@ -133,7 +128,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         if not work.is_fresh:
             speed(engine, replace(work, tokens=min(work.tokens, WARM_TOKENS)), {}, None)
         tasks[name] = partial(speed, engine, work, answers, slug(work.name, name, isa, n_threads))
-    if not work.is_fresh:
+    if work.is_controlled:
         tasks[CONTROL] = partial(speed, next(iter(taken.values())), work, {}, None)
     say(f"{work.name}, {isa}, {n_threads} threads: {len(taken)} engines")
     rounds = interleave(tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least)
@@ -224,11 +219,7 @@ def check(session: Session, running: dict[str, Engine], n_threads: int) -> None:
                 known[f"scalar, {session.n_threads} threads"] = other.ask("hash", tokens=CHECK_TOKENS)["sha256"]
 
 
-def op_tables(engine: Engine, view: View, n_threads: int, isa: str) -> dict[str, Any]:
-    """Counters by op of a run, with the limits measured right before it."""
-    bandwidth = cpu.read_bandwidth(n_threads, PROBE_BYTES)
-    limits = asdict(Limits(n_threads, isa, bandwidth, cpu.int8_peak(isa, n_threads), cpu.f32_peak(isa, n_threads)))
-    answer = engine.ask(
-        "ops", tokens=OPS_TOKENS, context=view.context, limits=limits, sequences=view.sequences, seed=engine.seed
-    )
-    return {"engine": view.engine, "title": view.title(isa), "tables": view.tables, "limits": limits, **answer}
+def op_tables(engine: Engine, view: View, isa: str) -> dict[str, Any]:
+    """Counters by op of a run, with the limits measured beside it."""
+    answer = engine.ask("ops", tokens=OPS_TOKENS, context=view.context, sequences=view.sequences, seed=engine.seed)
+    return {"engine": view.engine, "title": view.title(isa), "tables": view.tables, **answer}

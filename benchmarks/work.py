@@ -16,7 +16,9 @@ NOISE = "tritium f16, noise"
 INT8_KV = "tritium f16, int8 KV"
 LONG_CONTEXT = 4032
 LONG_KV = {"prefix_cache": True, "max_context": 4096}
-SLOW = (TRANSFORMERS, "llama.cpp tq1_0 q6_k")
+TQ1_0 = "llama.cpp tq1_0 q6_k"
+TQ2_0 = ("llama.cpp tq2_0 f16", "llama.cpp tq2_0 q6_k")
+SLOW = (TRANSFORMERS, TQ1_0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Work:
     """A kind of work in rounds: a prompt of ``tokens``, or ``tokens`` decoded after ``context``, of ``sequences`` side by side.
 
     Rounds end when ``budget_s`` are spent, but ``least`` are made. ``without`` names engines that would take most of the time, or
-    of which nothing is asked; ``ours_only`` all peers. A ``is_fresh`` prompt is another one each round.
+    of which nothing is asked; ``ours_only`` all peers. A ``is_fresh`` prompt is another one each round. Where rounds are too few
+    for an engine to agree with itself in their middle, nothing ``is_controlled``.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Work:
     without: tuple[str, ...] = ()
     ours_only: bool = False
     is_fresh: bool = False
+    is_controlled: bool = True
     least: int = 2
 
 
@@ -70,14 +74,18 @@ class Group:
     views: tuple[View, ...] = ()
 
 
-DECODE = Work("tg32", "decode", 32, 9, 110)
-PROMPT = Work("pp128", "prefill", 128, 5, 60, without=(NOISE, "llama.cpp tq1_0 q6_k"))
-LARGE = Work("pp512", "prefill", 512, 5, 90, without=(NOISE, "llama.cpp tq2_0 f16", *SLOW))
-BATCH = Work("tg16 of 8 sequences", "batch", 16, 7, 25, sequences=8, without=(NOISE,), ours_only=True)
+# Short turns: bandwidth changes within half a second, and what stands beside each other is to meet the same.
+DECODE = Work("tg8", "decode", 8, 64, 125, without=(NOISE, *SLOW))
+SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
+PROMPT = Work("pp128", "prefill", 128, 7, 45, without=(NOISE, TQ1_0, TQ2_0[0]))
+LARGE = Work("pp512", "prefill", 512, 13, 60, without=(NOISE, "tritium q6_k"), ours_only=True)
+SLOW_LARGE = Work("pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, TQ2_0[0], *SLOW), is_controlled=False)
+BATCH = Work("tg16 of 8 sequences", "batch", 16, 10, 28, sequences=8, without=(NOISE,), ours_only=True)
 LONG_PROMPT = Work(
-    f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, without=(INT8_KV,), is_fresh=True
-)
-LONG_DECODE = Work(f"tg32 after {LONG_CONTEXT}", "decode", 32, 5, 40, context=LONG_CONTEXT)
+    f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, without=(INT8_KV,), is_fresh=True,
+    is_controlled=False,
+)  # fmt: skip
+LONG_DECODE = Work(f"tg8 after {LONG_CONTEXT}", "decode", 8, 24, 40, context=LONG_CONTEXT)
 
 
 def ours(*heads: str, isa: str | None = None, say: Callable[[str], None]) -> list[Contestant]:
@@ -124,7 +132,7 @@ def full(
                 *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
                 *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
             ),
-            (DECODE, PROMPT, LARGE, BATCH),
+            (DECODE, SLOW_DECODE, PROMPT, LARGE, SLOW_LARGE, BATCH),
             views=(
                 View("tritium f16"), View("tritium q6_k"), View(NOISE, ()), View("tritium f16", ("prefill",), 512),
                 View("tritium f16", ("decode",), 8, 8),
@@ -145,7 +153,7 @@ def full(
             Group(
                 most,
                 beside,
-                (_cut(DECODE, 7, 60), _cut(PROMPT, 3, 45), _cut(LARGE, 3, 60)),
+                (_cut(DECODE, 32, 60), _cut(PROMPT, 7, 40), _cut(LARGE, 7, 45)),
                 isa="avx2",
                 views=(View("tritium f16", ("decode", "prefill"), 512),),
             )
@@ -153,14 +161,14 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 5, 35), _cut(PROMPT, 3, 35))))
+            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), _cut(PROMPT, 3, 35))))
     return groups
 
 
 def quick(threads: Sequence[int], say: Callable[[str], None]) -> list[Group]:
     """Ours with one head, and the limits."""
     one = tuple(ours("f16", say=say))
-    works = (_cut(DECODE, 5, 12), _cut(PROMPT, 3, 12))
+    works = (_cut(DECODE, 16, 12), _cut(PROMPT, 3, 12))
     return [
         Group(n, one, works, views=(View("tritium f16", ("decode", "prefill")),) * (n == max(threads)))
         for n in sorted(threads, reverse=True)

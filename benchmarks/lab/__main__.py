@@ -23,7 +23,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, Row, climb, label, limits_of, lost
+from benchmarks.lab.ladder import POINTS, Row, climb, label, least_percent, limits_of, lost
 from tritium.backends import cpu
 
 POINT_S = 1.2
@@ -47,9 +47,9 @@ def check(isas: Sequence[str]) -> list[str]:
     failures: list[str] = []
     for isa in isas:
         for point in POINTS:
-            if point.op == "linear" and point.panels == "i2s" and (isa, point.t) in LEAST_PERCENT:
+            if least_percent(point, isa) is not None:
                 rows = [row for row in climb(point, [isa], 1, CHECK_S) if row.rung == isa]
-                print(f"{isa:12}{label(point):50}{rows[0].limit_percent:6.1f} % of limit", flush=True)
+                print(f"{isa:12}{label(point):66}{rows[0].limit_percent:6.1f} % of limit", flush=True)
                 failures += lost(rows, isa)
     return failures
 

@@ -28,16 +28,20 @@ POINTS = (
 """Decoding, sequences side by side or speculation, and prefill, in the widths of a model of two billion weights."""
 
 LEAST_PERCENT = {
-    ("avx512vnni", 8): 82.0,
-    ("avx512vnni", 32): 90.0,
-    ("avx512vnni", 128): 90.0,
-    ("avx512vnni", 512): 88.0,
-    ("avx2", 8): 73.0,
-    ("avx2", 32): 80.0,
-    ("avx2", 128): 81.0,
-    ("avx2", 512): 81.0,
+    ("avx512vnni", "i2s", 8): 82.0,
+    ("avx512vnni", "i2s", 32): 90.0,
+    ("avx512vnni", "i2s", 128): 90.0,
+    ("avx512vnni", "i2s", 512): 88.0,
+    ("avx512vnni", "tq1", 8): 82.0,
+    ("avx512vnni", "tq1", 32): 88.0,
+    ("avx512vnni", "tq1", 128): 87.0,
+    ("avx512vnni", "tq1", 512): 86.0,
+    ("avx2", "i2s", 8): 73.0,
+    ("avx2", "i2s", 32): 80.0,
+    ("avx2", "i2s", 128): 81.0,
+    ("avx2", "i2s", 512): 81.0,
 }
-"""(instruction set, T) → the share of the int8 peak below which a linear with one thread has lost what it had.
+"""(instruction set, layout, T) → the share of the int8 peak below which a linear with one thread has lost what it had.
 
 Measured on Zen 4 with gcc 12, less a margin of about a tenth.
 """
@@ -116,10 +120,15 @@ def _best_reference(point: Point, seconds: float) -> Pass:
     return Pass(max(best, 1), point.t * point.k * REFERENCE_ROWS, trits.size)
 
 
+def least_percent(point: Point, isa: str) -> float | None:
+    """The share of a linear that is known, else None."""
+    return LEAST_PERCENT.get((isa, point.panels, point.t)) if point.op == "linear" else None
+
+
 def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:
     """Which of an instruction set's rows are below their share."""
     for row in rows:
-        least = LEAST_PERCENT.get((isa, row.point.t)) if row.point.panels == "i2s" else None
+        least = least_percent(row.point, isa)
         if row.rung == isa and row.limit_percent is not None and least is not None and row.limit_percent < least:
             yield f"{isa}: {label(row.point)}: {row.limit_percent:.1f} % of the limit, expected at least {least:.0f} %"
 

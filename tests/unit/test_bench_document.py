@@ -42,7 +42,7 @@ ROWS = {
         "outside_us": {"greedy": [60.0, 70.0, 80.0], "top-k": [190.0, 210.0, 300.0]},
         "decode_s": {"unrecorded": [1.0, 1.0, 1.0], "recorded": [1.0, 1.0, 1.0], "with trace": [1.01, 1.02, 1.03]},
     },
-    "memory": {f"{OURS}, tg32 after 4032": {"anonymous_bytes": 650_000_000, "file_backed_bytes": 1_000_000_000}},
+    "memory": {f"{OURS}, tg8 after 4032": {"anonymous_bytes": 650_000_000, "file_backed_bytes": 1_000_000_000}},
     "int8_cache": {
         "text": "sonnet", "n_tokens": 100, "perplexity_f16": 20.0, "perplexity_int8": 20.1, "delta_nats": 0.005,
         "delta_error": 0.001, "flips": 2,
@@ -65,7 +65,7 @@ def folder(repository: Path, tmp_path: Path) -> Path:
     heads = {OURS: "f16", PEER: "f16"}
     files = {OURS: "receipts/one.json"}
     session.phases = [
-        Phase("tg32", "decode", 2, Rounds(decode, 3, False), cost, heads, frozenset({PEER}), "avx2", files),
+        Phase("tg8", "decode", 2, Rounds(decode, 3, False), cost, heads, frozenset({PEER}), "avx2", files),
         Phase("pp512", "prefill", 2, Rounds(prompt, 3, True), cost, {OURS: "f16"}, frozenset(), "avx2", files),
     ]
     session.ops.append({
@@ -182,4 +182,4 @@ def test_the_picture_names_works_and_limits(tmp_path: Path, folder: Path) -> Non
     page_of(tmp_path, folder)
     picture = (tmp_path / "docs/performance.svg").read_text(encoding="utf-8")
     words = {text.strip() for text in ElementTree.fromstring(picture).itertext()}
-    assert {"tg32, f16 head", f"tg32, {PEER}", "pp512, f16 head", "10 GB/s", "avx2: 90 GMAC/s"} <= words
+    assert {"tg8, f16 head", f"tg8, {PEER}", "pp512, f16 head", "10 GB/s", "avx2: 90 GMAC/s"} <= words

@@ -31,9 +31,10 @@ def test_a_ladder_begins_with_the_definition() -> None:
     assert all(row.limit_percent is not None and row.limit_percent > 0 for row in rows[1:])
 
 
-def test_a_kernel_below_its_share_is_named() -> None:
-    (isa, t), least = next(iter(LEAST_PERCENT.items()))
-    point = next(p for p in POINTS if p.op == "linear" and p.t == t)
+@pytest.mark.parametrize("key", LEAST_PERCENT)
+def test_a_kernel_below_its_share_is_named(key: tuple[str, str, int]) -> None:
+    (isa, panels, t), least = key, LEAST_PERCENT[key]
+    point = next(p for p in POINTS if p.op == "linear" and (p.panels, p.t) == (panels, t))
     slow, right = (Row(point, isa, Pass(1, 1, 1), percent) for percent in (least - 0.1, least))
     assert [line.startswith(f"{isa}: linear") for line in lost([slow, right], isa)] == [True]
     assert not list(lost([slow], "scalar"))
