@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tritium.backends import cpu
 from tritium.bench.benchmark import Limits, Run, greedy, measure_limits, middle, prompt_of, run, run_together
 from tritium.bench.machine import read_machine
@@ -29,6 +31,7 @@ from tritium.evidence.record import bandwidth, build_batch_receipt
 from tritium.evidence.recorder import Recorder, recorder
 from tritium.receipts import schema
 from tritium.resources import memory
+from tritium.types import Pass, Trace
 
 SAMPLERS = {
     "greedy": SamplingParams(ignore_eos=True),
@@ -39,18 +42,17 @@ SAMPLERS = {
 }
 
 
-OPS_RUNS = 5
+OPS_RUNS = 3
+LIMITS = ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s", "f32_peak_gmac_per_s")
 
 
-def middle_limits(found: Sequence[Limits]) -> Limits:
-    """Each limit's median."""
-    return replace(
-        found[0],
-        **{
-            name: median(getattr(one, name) for one in found)
-            for name in ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s", "f32_peak_gmac_per_s")
-        },
-    )
+def typical(traces: Sequence[Trace]) -> Trace:
+    """What steps of one kind counted together, each counter's time by its median: another's turn on a CPU is none of its cost."""
+    values = np.sum([t.values for t in traces], axis=0)
+    values[:, -1] = len(traces) * np.median([t.values[:, -1] for t in traces], axis=0)
+    wall_ns = len(traces) * median(t.wall_ns for t in traces)
+    n_steps, n_tokens = sum(t.n_steps for t in traces), sum(t.n_tokens for t in traces)
+    return Trace(n_steps, n_tokens, int(wall_ns), traces[0].kernels, values)
 
 
 class Kept(NamedTuple):
@@ -140,30 +142,30 @@ class Subject:
         return {"sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest(), "is_best": is_best}
 
     def ops(self, tokens: int, context: int, sequences: int = 1, seed: int = 0) -> dict[str, Any]:
-        """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held.
-
-        Of a few runs the middle one counts, of its prompt and of its decoding by itself; limits are the middle ones beside them.
-        """
+        """Counters by op, the byte budget, zeros of the feed-forward layers, and the memory that is held; limits beside them."""
         prompts = [self.prompt(context, seed + i) for i in range(sequences)]
-        found, runs = [], []
+        found: list[Limits] = []
+        prefills: list[Trace] = []
+        passes: list[Pass] = []
+        model, engine = self.model, self.model.engine
         for _ in range(OPS_RUNS):
-            found.append(measure_limits(self.model.n_threads))
-            runs.append(run_together(self.model, prompts, tokens + 1, decode_only=True))
-        of = middle_limits(found)
-        done, plan = runs[middle(runs)], self.model.plan
-        prompted = sorted(runs, key=lambda r: r.prefill.wall_ns)[OPS_RUNS // 2]
-        rows = op_table(done.decode, plan, of)
-        zeros = sparsity(done.decode)
-        outside = (done.decode_ns - done.decode.wall_ns) / done.n_decoded
+            found.append(measure_limits(model.n_threads))
+            engine.watch = passes.append
+            prefills.append(run_together(model, prompts, tokens + 1, decode_only=True).prefill)
+            engine.watch = None
+        of = replace(found[0], **{name: median(getattr(one, name) for one in found) for name in LIMITS})
+        steps = [p for p in passes if p.n_tokens == p.n_outputs == sequences]
+        decode = typical([p.trace for p in steps])
+        rows, zeros = op_table(decode, model.plan, of), sparsity(decode)
         return {
             "limits": asdict(of),
             "decode": [asdict(row) for row in rows],
-            "prefill": [asdict(row) for row in op_table(prompted.prefill, plan, of)],
+            "prefill": [asdict(row) for row in op_table(typical(prefills), model.plan, of)],
             "bytes_by_part": bytes_by_part(rows),
-            "outside_executor_us": outside / 1e3,
+            "outside_executor_us": median(p.step_ns + p.rest_ns - p.trace.wall_ns for p in steps) / sequences / 1e3,
             "sparsity": None if zeros is None else asdict(zeros),
-            "d_model": self.model.config.d_model,
-            "vocab_size": self.model.config.vocab_size,
+            "d_model": model.config.d_model,
+            "vocab_size": model.config.vocab_size,
             "memory": asdict(memory()),
         }
 

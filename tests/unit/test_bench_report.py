@@ -7,8 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks import results
+from benchmarks.engine_tritium import typical
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
 from benchmarks.quiet import busy_percent, noise_of, parse_times
@@ -23,6 +25,7 @@ from tritium.engine.model import DEMO, load
 from tritium.engine.tokenizer import Tokenizer
 from tritium.errors import FormatError
 from tritium.formats.gguf import open_gguf
+from tritium.types import Trace
 
 SAMPLES = {
     BANDWIDTH: [10.0, 20.0],
@@ -178,6 +181,15 @@ def test_an_engine_answers_from_its_own_process(tmp_path: Path) -> None:
         ops = engine.ask("ops", tokens=3, context=4)
         assert (ops["limits"]["isa"], ops["limits"]["n_threads"]) == ("scalar", 1)
         assert ops["bytes_by_part"]["head"] == pytest.approx(1024 * 256 * 2, rel=0.01)
+
+
+def test_another_ones_turn_on_a_cpu_is_no_cost_of_an_op() -> None:
+    def trace(ns: int, n_bytes: int) -> Trace:
+        return Trace(1, 2, ns + 5, [("a", "k")], np.array([[1, 10, 0, n_bytes, ns]], np.int64))
+
+    together = typical([trace(100, 7), trace(9000, 8), trace(102, 9)])
+    assert together.values.tolist() == [[3, 30, 0, 24, 306]]
+    assert (together.n_steps, together.n_tokens, together.wall_ns) == (3, 6, 321)
 
 
 def test_an_engine_that_fails_says_why(tmp_path: Path) -> None:
