@@ -25,6 +25,7 @@ from tritium.formats.gguf import open_gguf
 STATISTICS_TOKENS = 16
 OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 64, 128, 7
 LOADS = 3
+BANDWIDTH_PROBES = 11
 
 
 def measure_statistics(path: str) -> Statistics:
@@ -162,7 +163,7 @@ def cache_quality(session: Session, text: Path | None) -> None:
 def bandwidth(session: Session, moment: str) -> None:
     """Note what memory gives at the start and the end of the run."""
     session.rows.setdefault("bandwidth", {})[moment] = [
-        cpu.read_bandwidth(session.n_threads, PROBE_BYTES) for _ in range(3)
+        cpu.read_bandwidth(session.n_threads, PROBE_BYTES) for _ in range(BANDWIDTH_PROBES)
     ]
 
 
