@@ -332,8 +332,8 @@ bool set_scene(Scene& s, std::string_view op, std::string_view layout, const Sha
     s.call = {};
     s.call.t = shape.t;
     s.call.kv_block = kBlock;
-    s.call.scratch = s.as<float>(Scene::scratch);
-    s.call.scratch_floats = Scene::kRegionBytes / 4;
+    s.call.scratch = reinterpret_cast<float*>(s.scratch.data());
+    s.call.scratch_floats = Scene::kScratchBytes / 4;
     std::memset(s.region(Scene::sums), 0, Scene::kRegionBytes);
     s.done = 0;
     s.call.partials = {s.as<int32_t>(Scene::sums), Scene::kRegionBytes / 4, 1, 0, &s.done};

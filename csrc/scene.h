@@ -23,12 +23,12 @@ struct Shape {
 struct Scene {
   static constexpr int64_t kRegionBytes = 1 << 16;
   static constexpr int64_t kRowsBytes = 24 << 10;  // of an input's or output's region, which rows and sentinels fill
+  static constexpr int64_t kScratchBytes = 1 << 20;  // as large as an executor's
   static constexpr int kInputs = 3, kOutputs = 2, kWeights = 2;
   enum Region {
     first_input = 0,
     first_weight = kInputs,
     spill = first_weight + kWeights,  // of a weight that is larger than its regions
-    scratch,
     sums,
     first_output,
     keys = first_output + kOutputs,
@@ -36,7 +36,7 @@ struct Scene {
     n_regions
   };
 
-  Scene() : memory(static_cast<uint64_t>(n_regions) * kRegionBytes) {}
+  Scene() : memory(static_cast<uint64_t>(n_regions) * kRegionBytes), scratch(kScratchBytes) {}
 
   uint8_t* region(int index) const { return memory.data() + index * kRegionBytes; }
   template <class T>
@@ -44,7 +44,7 @@ struct Scene {
     return reinterpret_cast<T*>(region(index));
   }
 
-  Pages memory;
+  Pages memory, scratch;
   Call call{};
   int64_t units = 0;
   int64_t done = 0;
