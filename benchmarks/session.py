@@ -24,7 +24,7 @@ from tritium.formats.gguf import open_gguf
 from tritium.receipts import jcs
 
 PROBE_BYTES = 256 << 20  # most of the time of a probe goes into getting the memory
-CHECK_TOKENS = 6
+CHECK_TOKENS = 40  # as few and as many are multiplied
 OPS_TOKENS = 16
 WARM_TOKENS = 16
 SETTLE_S = 0.03  # lets the threads of the one before go to sleep

@@ -37,13 +37,17 @@ LEAST_PERCENT = {
     ("avx512vnni", "tq1", 128): 87.0,
     ("avx512vnni", "tq1", 512): 86.0,
     ("avx2", "i2s", 8): 73.0,
-    ("avx2", "i2s", 32): 80.0,
-    ("avx2", "i2s", 128): 81.0,
-    ("avx2", "i2s", 512): 81.0,
+    ("avx2", "i2s", 32): 106.0,
+    ("avx2", "i2s", 128): 104.0,
+    ("avx2", "i2s", 512): 105.0,
+    ("avx2", "tq1", 8): 63.0,
+    ("avx2", "tq1", 32): 108.0,
+    ("avx2", "tq1", 128): 105.0,
+    ("avx2", "tq1", 512): 105.0,
 }
 """(instruction set, layout, T) → the share of the int8 peak below which a linear with one thread has lost what it had.
 
-Measured on Zen 4 with gcc 12, less a margin of about a tenth.
+Measured on Zen 4 with gcc 12, less a margin of about a tenth. Tables of sums do without products, and exceed the peak of these.
 """
 
 
