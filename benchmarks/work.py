@@ -75,12 +75,14 @@ class Group:
 
 
 # Short turns: bandwidth changes within half a second, and what stands beside each other is to meet the same.
-DECODE = Work("tg8", "decode", 8, 64, 125, without=(NOISE, *SLOW))
+DECODE = Work("tg8", "decode", 8, 64, 95, without=(NOISE, *SLOW))
 SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
-PROMPT = Work("pp128", "prefill", 128, 7, 45, without=(NOISE, TQ1_0, TQ2_0[0]))
+PROMPT = Work("pp128", "prefill", 128, 7, 40, without=(NOISE, TQ1_0, TQ2_0[0]))
 LARGE = Work("pp512", "prefill", 512, 13, 60, without=(NOISE, "tritium q6_k"), ours_only=True)
-SLOW_LARGE = Work("pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, TQ2_0[0], *SLOW), is_controlled=False)
-BATCH = Work("tg16 of 8 sequences", "batch", 16, 10, 28, sequences=8, without=(NOISE,), ours_only=True)
+SLOW_LARGE = Work(
+    "pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, "tritium f16", TQ2_0[0], *SLOW), is_controlled=False
+)
+BATCH = Work("tg16 of 8 sequences", "batch", 16, 12, 42, sequences=8, without=(NOISE, "tritium q6_k"), ours_only=True)
 LONG_PROMPT = Work(
     f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, without=(INT8_KV,), is_fresh=True,
     is_controlled=False,
@@ -153,7 +155,7 @@ def full(
             Group(
                 most,
                 beside,
-                (_cut(DECODE, 32, 60), _cut(PROMPT, 7, 40), _cut(LARGE, 7, 45)),
+                (_cut(DECODE, 32, 48), _cut(PROMPT, 7, 30), _cut(LARGE, 7, 45)),
                 isa="avx2",
                 views=(View("tritium f16", ("decode", "prefill"), 512),),
             )
@@ -161,7 +163,7 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), _cut(PROMPT, 3, 35))))
+            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), _cut(PROMPT, 2, 30))))
     return groups
 
 

@@ -27,7 +27,7 @@ from benchmarks.lab.ladder import POINTS, Row, climb, label, least_percent, limi
 from tritium.backends import cpu
 
 POINT_S = 1.2
-CHECK_S = 1.0
+CHECK_S = 0.6
 
 
 def table(rows: Sequence[Row]) -> Iterable[str]:
