@@ -116,7 +116,6 @@ def main() -> int:
         if not given.quick:
             rows.statistics(session, {**rows.files_of(contestants), demo.name: demo.path})
             rows.cache_quality(session, given.text)
-        rows.bandwidth(session, "before")
         for group in groups:
             try:
                 measure(session, group)
@@ -127,7 +126,6 @@ def main() -> int:
             rows.overhead(session, contestants[0])
     except KeyboardInterrupt:
         session.failures.append("interrupted")
-    rows.bandwidth(session, "after")
     for name, hashes in session.hashes.items():
         if len(set(hashes.values())) != 1:
             session.failures.append(f"{name}: logits differ between runs")

@@ -44,7 +44,6 @@ SAMPLERS = {
 
 OPS_RUNS = 3
 TURNS = 4  # in which a run is cut where some per cent of its time are to be seen
-SHORT_CONTEXT = 8
 LIMITS = ("read_bandwidth_gb_per_s", "int8_peak_gmac_per_s", "f32_peak_gmac_per_s")
 
 
@@ -173,7 +172,7 @@ class Subject:
 
     def overhead(self, tokens: int, context: int, rounds: int) -> dict[str, Any]:
         """Microseconds a token outside of the executor, by sampler; seconds of decoding without and with a receipt's hashes."""
-        prompt, short = self.prompt(context), self.prompt(SHORT_CONTEXT)
+        prompt = self.prompt(context)
 
         def outside_us(params: SamplingParams) -> float:
             done = run(self.model, prompt, tokens + 1, replace(params, max_tokens=tokens + 1), decode_only=True)
@@ -183,7 +182,7 @@ class Subject:
             watch = recorder(self.model) if is_recorded else None
             if watch is not None:
                 watch.is_traced = is_traced
-            return sum(run(self.model, short, tokens // TURNS + 1, observer=watch, decode_only=True).token_ns) / 1e9
+            return sum(run(self.model, prompt, tokens // TURNS + 1, observer=watch, decode_only=True).token_ns) / 1e9
 
         ways = {"unrecorded": (False, False), "recorded": (True, False), "with trace": (True, True)}
         samplers = {name: partial(outside_us, params) for name, params in SAMPLERS.items()}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.report import BUSY, CONTROL, QUIET_PERCENT, Phase
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, QUIET_PERCENT, Phase
 from tritium.bench.stats import ratio
 
 STAT = Path("/proc/stat")
 LOUD_SHARE = 0.05
 """How often others may take more than a quiet machine's share: medians of rounds bear that."""
 DRIFT = 0.25
-"""How much the bandwidth may differ between the beginning and the end."""
+"""How much the middle bandwidth may differ between the halves of a run."""
 CONTROL_SHARE = 0.05
 """How much an engine may differ from itself, in the median of the rounds."""
 
@@ -39,8 +39,12 @@ def others_percent(seconds: float = 0.2) -> float:
     return busy_percent(before, parse_times(STAT.read_text(encoding="ascii")))
 
 
-def noise_of(phases: Sequence[Phase], bandwidth: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Whether the machine was quiet, by what others took between measurements, bandwidth before and after, and A/A controls."""
+def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
+    """Whether the machine was quiet, by what others took between measurements, bandwidth, and A/A controls.
+
+    ``phases`` in the order of time. Bandwidth may flip from round to round: every figure is held against that of its own. What
+    would favor a phase is a drift, so the rounds with the most threads are cut in two halves, whose middles are compared.
+    """
     reasons = []
     taken = [x for phase in phases for x in phase.rounds.samples.get(BUSY, [])]
     if not taken:
@@ -50,21 +54,27 @@ def noise_of(phases: Sequence[Phase], bandwidth: Mapping[str, Sequence[float]]) 
         reasons.append(
             f"others took up to {max(taken):.0f} % of the CPUs, more than {QUIET_PERCENT:.0f} % {loud} of {len(taken)} times"
         )
-    before, after = (median(bandwidth[moment]) for moment in ("before", "after"))
-    if abs(after / before - 1) > DRIFT:
-        reasons.append(f"bandwidth went from {before:.3g} to {after:.3g} GB/s")
+    most = max((phase.n_threads for phase in phases), default=0)
+    read = [x for phase in phases if phase.n_threads == most for x in phase.rounds.samples[BANDWIDTH]]
+    halves = None
+    if len(read) < 2:
+        reasons.append("bandwidth was measured in fewer than two rounds")
+    else:
+        half = len(read) // 2
+        first, second = halves = median(read[:half]), median(read[half:])
+        if abs(second / first - 1) > DRIFT:
+            reasons.append(f"bandwidth went from {first:.3g} to {second:.3g} GB/s")
     for phase in phases:
         if CONTROL in phase.rounds.samples:
-            first = next(iter(phase.heads))
-            same = ratio(phase.rounds.samples[first], phase.rounds.samples[CONTROL]).median
+            engine = next(iter(phase.heads))
+            same = ratio(phase.rounds.samples[engine], phase.rounds.samples[CONTROL]).median
             if abs(same - 1) > CONTROL_SHARE:
                 reasons.append(
-                    f"in {phase.name} with {phase.n_threads} threads ({phase.isa}) {first} was {same:.3g} times itself"
+                    f"in {phase.name} with {phase.n_threads} threads ({phase.isa}) {engine} was {same:.3g} times itself"
                 )
     return {
         "is_quiet": not reasons,
         "reasons": reasons,
         "others_percent": None if not taken else {"median": median(taken), "most": max(taken)},
-        "bandwidth_before": before,
-        "bandwidth_after": after,
+        "bandwidth_of_halves": halves,
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.engines import Contestant
 from benchmarks.quiet import noise_of
-from benchmarks.session import OPS_TOKENS, PROBE_BYTES, Session, op_tables, say, show, slug
+from benchmarks.session import OPS_TOKENS, Session, op_tables, say, show, slug
 from benchmarks.work import FOLDER, NOISE, View
 from tritium.backends import cpu
 from tritium.bench.agreement import PASSAGE
@@ -23,9 +23,8 @@ from tritium.engine.model import DEMO, load, resolve_model
 from tritium.formats.gguf import open_gguf
 
 STATISTICS_TOKENS = 16
-OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 64, 128, 7
+OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 64, 8, 7
 LOADS = 3
-BANDWIDTH_PROBES = 11
 
 
 def measure_statistics(path: str) -> Statistics:
@@ -160,16 +159,9 @@ def cache_quality(session: Session, text: Path | None) -> None:
     ])  # fmt: skip
 
 
-def bandwidth(session: Session, moment: str) -> None:
-    """Note what memory gives at the start and the end of the run."""
-    session.rows.setdefault("bandwidth", {})[moment] = [
-        cpu.read_bandwidth(session.n_threads, PROBE_BYTES) for _ in range(BANDWIDTH_PROBES)
-    ]
-
-
 def noise(session: Session) -> None:
     """Say whether the machine was quiet."""
-    verdict = noise_of(session.phases, session.rows["bandwidth"])
+    verdict = noise_of(session.phases)
     session.rows["noise"] = verdict
     if verdict["is_quiet"]:
         show(["QUIET: others took hardly any CPU, bandwidth stayed, and the A/A controls agree"])

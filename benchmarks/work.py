@@ -78,7 +78,7 @@ class Group:
 DECODE = Work("tg8", "decode", 8, 64, 95, without=(NOISE, *SLOW))
 SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
 PROMPT = Work("pp128", "prefill", 128, 7, 40, without=(NOISE, TQ1_0, TQ2_0[0]))
-LARGE = Work("pp512", "prefill", 512, 13, 60, without=(NOISE, "tritium q6_k"), ours_only=True)
+LARGE = Work("pp512", "prefill", 512, 7, 45, without=(NOISE, "tritium q6_k"), ours_only=True)
 SLOW_LARGE = Work(
     "pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, "tritium f16", TQ2_0[0], *SLOW), is_controlled=False
 )
@@ -155,7 +155,7 @@ def full(
             Group(
                 most,
                 beside,
-                (_cut(DECODE, 32, 48), _cut(PROMPT, 7, 30), _cut(LARGE, 7, 45)),
+                (_cut(DECODE, 40, 75), _cut(PROMPT, 7, 30), LARGE),
                 isa="avx2",
                 views=(View("tritium f16", ("decode", "prefill"), 512),),
             )

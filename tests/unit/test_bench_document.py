@@ -30,7 +30,6 @@ OP = {
 }  # fmt: skip
 ROWS = {
     "noise": {"is_quiet": True, "reasons": []},
-    "bandwidth": {"before": [10.0], "after": [10.0]},
     "statistics": {OURS: {"zero_trits": 0.42, "zeros_before_down": 0.8, "top_cosine": 0.15}},
     "survivors": {
         "tritium q6_k": {

@@ -101,22 +101,52 @@ def test_a_busy_machine_is_said_to_be_one() -> None:
     assert [line for line in phase_lines(busy) if "NOT QUIET" in line]
 
 
+def calm(bandwidth: list[float], n_threads: int = 2) -> Phase:
+    """A phase whose engine agrees with itself."""
+    samples = {**SAMPLES, CONTROL: SAMPLES["ours f16"], BANDWIDTH: bandwidth}
+    return replace(phase("decode"), n_threads=n_threads, rounds=Rounds(samples, len(bandwidth), False))
+
+
 def test_noise_has_reasons() -> None:
-    steady = {"before": [10.0, 11.0, 10.0], "after": [11.0, 11.0, 9.0]}
-    calm = replace(phase("decode"), rounds=Rounds({**SAMPLES, CONTROL: SAMPLES["ours f16"]}, 2, False))
-    assert noise_of([calm], steady)["is_quiet"]
-    reasons = noise_of([phase("decode")], {**steady, "after": [5.0, 6.0, 6.0]})["reasons"]
-    assert reasons == [
+    steady = calm([10.0, 11.0])
+    assert noise_of([steady]) == {
+        "is_quiet": True, "reasons": [], "others_percent": {"median": 1.5, "most": 2.0}, "bandwidth_of_halves": (10.0, 11.0),
+    }  # fmt: skip
+    assert noise_of([replace(phase("decode"), rounds=Rounds({**SAMPLES, BANDWIDTH: [10.0, 6.0]}, 2, False))])[
+        "reasons"
+    ] == [
         "bandwidth went from 10 to 6 GB/s",
         "in work with 2 threads (isa) ours f16 was 0.9 times itself",
     ]
-    assert noise_of([], steady)["reasons"] == ["what others took of the CPUs was not measured"]
-    loud = replace(calm, rounds=Rounds({**calm.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
-    assert noise_of([loud], steady)["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
+    assert noise_of([])["reasons"] == [
+        "what others took of the CPUs was not measured", "bandwidth was measured in fewer than two rounds",
+    ]  # fmt: skip
+    loud = replace(steady, rounds=Rounds({**steady.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
+    assert noise_of([loud])["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
+
+
+def test_bandwidth_that_flips_is_no_drift() -> None:
+    flips = [calm([35.0, 60.0, 35.0, 36.0]), calm([60.0, 35.0]), calm([34.0, 35.0, 61.0])]
+    assert noise_of(flips)["bandwidth_of_halves"] == (35.5, 35.0)
+    assert noise_of(flips)["is_quiet"]
+
+
+def test_bandwidth_that_drifts_from_phase_to_phase_is_noise() -> None:
+    for later in (45.0, 26.0):
+        verdict = noise_of([calm([35.0, 35.0, 36.0]), calm([later, 60.0]), calm([later, later])])
+        assert not verdict["is_quiet"]
+        assert verdict["reasons"] == [f"bandwidth went from 35 to {later:.0f} GB/s"]
+
+
+def test_bandwidth_is_compared_with_the_same_threads() -> None:
+    fewer = calm([20.0, 20.0, 20.0], n_threads=1)
+    assert noise_of([calm([40.0, 40.0]), fewer])["is_quiet"]
+    assert noise_of([fewer])["is_quiet"]
+    assert not noise_of([calm([40.0]), fewer])["is_quiet"]
 
 
 def test_a_phase_survives_its_file(tmp_path: Path) -> None:
-    session = Session(tmp_path, 2, phases=[phase("prefill"), phase("decode")], rows={"bandwidth": {}})
+    session = Session(tmp_path, 2, phases=[phase("prefill"), phase("decode")])
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results.document(session, 1.0)), encoding="utf-8")
     assert [list(phase_lines(p)) for p in results.phases(results.read(path))] == [
