@@ -114,15 +114,6 @@ View<int64_t, 1> weights(const In<float, 1>& logits, float first, float temperat
   return View<int64_t, 1>(out, {logits.size()}, owner);
 }
 
-View<uint8_t, 1> copy_to_huge_pages(const Bytes& data) {
-  Pages copy(data.size(), PageSize::huge);
-  {
-    const nb::gil_scoped_release unlocked;
-    std::memcpy(copy.data(), data.data(), data.size());
-  }
-  return as_array(std::move(copy));
-}
-
 template <Pages (*kPack)(const PackPart&, int)>
 View<uint8_t, 1> pack_one(const Bytes& data, int64_t rows, int64_t cols, float scale, const std::string& dialect, int n_threads) {
   const PackPart part{{data.data(), data.size()}, rows, cols, scale, parse_dialect(dialect)};
@@ -206,8 +197,6 @@ NB_MODULE(_native, m) {
         "parts: (file bytes, rows, cols, scale, dialect), all of one width. Dialects: I2_S's \"128\", \"64\" and \"4row\", with the\n"
         "32 bytes of tail, \"tq1_0\" and \"tq2_0\".\n"
         "Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.");
-  m.def("copy_to_huge_pages", &copy_to_huge_pages, "data"_a,
-        "A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.");
   m.def("pack_i2s_rows", &pack_one<pack_rows>, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,
         "Repack a ternary tensor into I2_S in blocks of 128. Errors: as pack_i2s.");
   m.def("pack_i2s_columns", &pack_one<pack_columns>, "data"_a, "rows"_a, "cols"_a, "scale"_a, "dialect"_a, "n_threads"_a = 1,

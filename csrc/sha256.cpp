@@ -1,8 +1,10 @@
 #include "sha256.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
+#include <iterator>
 
 #include "isa.h"
 #include "thread_pool.h"
@@ -27,11 +29,15 @@ alignas(16) constexpr uint32_t kRound[64] = {
 
 constexpr std::array<uint32_t, 8> kInitial = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
-using Compress = void (*)(uint32_t* state, const uint8_t* blocks, size_t n);
+// Strings that one thread hashes at a time. Each round waits for the one before it in its string; others fill the wait.
+constexpr int kLanes = 3;
+
+// `n` blocks into each of several states.
+using Compress = void (*)(uint32_t* const* states, const uint8_t* const* blocks, size_t n);
 
 uint32_t big_endian(const uint8_t* p) { return uint32_t{p[0]} << 24 | uint32_t{p[1]} << 16 | uint32_t{p[2]} << 8 | p[3]; }
 
-void compress_portable(uint32_t* state, const uint8_t* blocks, size_t n) {
+void compress_one(uint32_t* state, const uint8_t* blocks, size_t n) {
   for (; n > 0; --n, blocks += 64) {
     uint32_t w[64];
     for (int i = 0; i < 16; ++i) w[i] = big_endian(blocks + 4 * i);
@@ -53,77 +59,123 @@ void compress_portable(uint32_t* state, const uint8_t* blocks, size_t n) {
   }
 }
 
+template <int kStates>
+void compress_portable(uint32_t* const* states, const uint8_t* const* blocks, size_t n) {
+  for (int lane = 0; lane < kStates; ++lane) compress_one(states[lane], blocks[lane], n);
+}
+
 #if defined(__x86_64__)
 
 // Source: Intel SHA extensions, new instructions supporting the secure hash algorithm on Intel architecture processors, 2013.
-__attribute__((target("sha,sse4.1"))) void compress_fast(uint32_t* state, const uint8_t* blocks, size_t n) {
+template <int kStates>
+__attribute__((target("sha,sse4.1"))) void compress_fast(uint32_t* const* states, const uint8_t* const* blocks, size_t n) {
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
-  const __m128i low = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(state)), 0xb1);
-  const __m128i high = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(state + 4)), 0x1b);
-  __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
-  for (; n > 0; --n, blocks += 64) {
-    const __m128i abef_before = abef, cdgh_before = cdgh;
-    __m128i w[4];
+  __m128i abef[kStates], cdgh[kStates], abef_before[kStates], cdgh_before[kStates], w[kStates][4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks) + i), swap);
+  for (int k = 0; k < kStates; ++k) {
+    const __m128i low = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(states[k])), 0xb1);
+    const __m128i high = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(states[k] + 4)), 0x1b);
+    abef[k] = _mm_alignr_epi8(low, high, 8), cdgh[k] = _mm_blend_epi16(high, low, 0xf0);
+  }
+  for (size_t at = 0; at < 64 * n; at += 64) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kStates; ++k) {
+      abef_before[k] = abef[k], cdgh_before[k] = cdgh[k];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) w[k][i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[k] + at) + i), swap);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      const __m128i m = _mm_add_epi32(w[i & 3], _mm_load_si128(reinterpret_cast<const __m128i*>(kRound) + i));
-      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, m);
-      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(m, 0x0e));
-      if (i < 12) {
-        const __m128i next = w[(i + 3) & 3];
-        const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]), _mm_alignr_epi8(next, w[(i + 2) & 3], 4));
-        w[i & 3] = _mm_sha256msg2_epu32(sum, next);
+#pragma GCC unroll 4
+      for (int k = 0; k < kStates; ++k) {
+        const __m128i m = _mm_add_epi32(w[k][i & 3], _mm_load_si128(reinterpret_cast<const __m128i*>(kRound) + i));
+        cdgh[k] = _mm_sha256rnds2_epu32(cdgh[k], abef[k], m);
+        abef[k] = _mm_sha256rnds2_epu32(abef[k], cdgh[k], _mm_shuffle_epi32(m, 0x0e));
+        if (i < 12) {
+          const __m128i next = w[k][(i + 3) & 3];
+          const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[k][i & 3], w[k][(i + 1) & 3]), _mm_alignr_epi8(next, w[k][(i + 2) & 3], 4));
+          w[k][i & 3] = _mm_sha256msg2_epu32(sum, next);
+        }
       }
     }
-    abef = _mm_add_epi32(abef, abef_before);
-    cdgh = _mm_add_epi32(cdgh, cdgh_before);
+#pragma GCC unroll 4
+    for (int k = 0; k < kStates; ++k) {
+      abef[k] = _mm_add_epi32(abef[k], abef_before[k]);
+      cdgh[k] = _mm_add_epi32(cdgh[k], cdgh_before[k]);
+    }
   }
-  const __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(feba, dchg, 0xf0));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+#pragma GCC unroll 4
+  for (int k = 0; k < kStates; ++k) {
+    const __m128i feba = _mm_shuffle_epi32(abef[k], 0x1b), dchg = _mm_shuffle_epi32(cdgh[k], 0xb1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(states[k]), _mm_blend_epi16(feba, dchg, 0xf0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(states[k] + 4), _mm_alignr_epi8(dchg, feba, 8));
+  }
 }
 
 #elif defined(__aarch64__)
 
 // Source: Arm architecture reference manual, SHA256H, SHA256H2, SHA256SU0 and SHA256SU1.
-__attribute__((target("+crypto"))) void compress_fast(uint32_t* state, const uint8_t* blocks, size_t n) {
-  uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
-  for (; n > 0; --n, blocks += 64) {
-    const uint32x4_t abcd_before = abcd, efgh_before = efgh;
-    uint32x4_t w[4];
+template <int kStates>
+__attribute__((target("+crypto"))) void compress_fast(uint32_t* const* states, const uint8_t* const* blocks, size_t n) {
+  uint32x4_t abcd[kStates], efgh[kStates], abcd_before[kStates], efgh_before[kStates], w[kStates][4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) w[i] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(blocks + 16 * i)));
+  for (int k = 0; k < kStates; ++k) abcd[k] = vld1q_u32(states[k]), efgh[k] = vld1q_u32(states[k] + 4);
+  for (size_t at = 0; at < 64 * n; at += 64) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kStates; ++k) {
+      abcd_before[k] = abcd[k], efgh_before[k] = efgh[k];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) w[k][i] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(blocks[k] + at + 16 * i)));
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      const uint32x4_t m = vaddq_u32(w[i & 3], vld1q_u32(kRound + 4 * i));
-      const uint32x4_t before = abcd;
-      abcd = vsha256hq_u32(abcd, efgh, m);
-      efgh = vsha256h2q_u32(efgh, before, m);
-      if (i < 12) w[i & 3] = vsha256su1q_u32(vsha256su0q_u32(w[i & 3], w[(i + 1) & 3]), w[(i + 2) & 3], w[(i + 3) & 3]);
+#pragma GCC unroll 4
+      for (int k = 0; k < kStates; ++k) {
+        const uint32x4_t m = vaddq_u32(w[k][i & 3], vld1q_u32(kRound + 4 * i));
+        const uint32x4_t before = abcd[k];
+        abcd[k] = vsha256hq_u32(abcd[k], efgh[k], m);
+        efgh[k] = vsha256h2q_u32(efgh[k], before, m);
+        if (i < 12) w[k][i & 3] = vsha256su1q_u32(vsha256su0q_u32(w[k][i & 3], w[k][(i + 1) & 3]), w[k][(i + 2) & 3], w[k][(i + 3) & 3]);
+      }
     }
-    abcd = vaddq_u32(abcd, abcd_before);
-    efgh = vaddq_u32(efgh, efgh_before);
+#pragma GCC unroll 4
+    for (int k = 0; k < kStates; ++k) {
+      abcd[k] = vaddq_u32(abcd[k], abcd_before[k]);
+      efgh[k] = vaddq_u32(efgh[k], efgh_before[k]);
+    }
   }
-  vst1q_u32(state, abcd);
-  vst1q_u32(state + 4, efgh);
+#pragma GCC unroll 4
+  for (int k = 0; k < kStates; ++k) {
+    vst1q_u32(states[k], abcd[k]);
+    vst1q_u32(states[k] + 4, efgh[k]);
+  }
 }
 
 #else
 
-constexpr Compress compress_fast = compress_portable;
+template <int kStates>
+constexpr Compress compress_fast = compress_portable<kStates>;
 
 #endif
 
-Compress choose() {
-  static const Compress best = cpu_has_sha256() ? compress_fast : compress_portable;
-  return best;
+// By the number of states.
+constexpr Compress kPortable[] = {nullptr, compress_portable<1>, compress_portable<2>, compress_portable<3>};
+constexpr Compress kFast[] = {nullptr, compress_fast<1>, compress_fast<2>, compress_fast<3>};
+static_assert(std::size(kFast) == kLanes + 1);
+
+bool has_instructions() {
+  static const bool has = cpu_has_sha256();
+  return has;
 }
 
 }  // namespace
 
-Sha256::Sha256(bool portable) : compress_(portable ? compress_portable : choose()), state_(kInitial) {}
+Sha256::Sha256(bool portable) : compress_(portable || !has_instructions() ? kPortable : kFast), state_(kInitial) {}
+
+void Sha256::compress(const uint8_t* blocks, size_t n) {
+  uint32_t* const state = state_.data();
+  compress_[1](&state, &blocks, n);
+}
 
 void Sha256::update(std::span<const uint8_t> data) {
   length_ += data.size();
@@ -133,10 +185,10 @@ void Sha256::update(std::span<const uint8_t> data) {
     held_ += taken;
     data = data.subspan(taken);
     if (held_ < block_.size()) return;
-    compress_(state_.data(), block_.data(), 1);
+    compress(block_.data(), 1);
     held_ = 0;
   }
-  if (data.size() >= 64) compress_(state_.data(), data.data(), data.size() / 64);
+  if (data.size() >= 64) compress(data.data(), data.size() / 64);
   held_ = data.size() % 64;
   std::copy_n(data.data() + data.size() - held_, held_, block_.data());
 }
@@ -146,24 +198,71 @@ void Sha256::finish(uint8_t* digest) {
   block_[held_++] = 0x80;
   if (held_ > 56) {
     std::fill(block_.begin() + static_cast<ptrdiff_t>(held_), block_.end(), uint8_t{0});
-    compress_(state_.data(), block_.data(), 1);
+    compress(block_.data(), 1);
     held_ = 0;
   }
   std::fill(block_.begin() + static_cast<ptrdiff_t>(held_), block_.end(), uint8_t{0});
   for (size_t i = 0; i < 8; ++i) block_[56 + i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
-  compress_(state_.data(), block_.data(), 1);
+  compress(block_.data(), 1);
   for (size_t i = 0; i < kDigestBytes; ++i) digest[i] = static_cast<uint8_t>(state_[i / 4] >> (24 - 8 * (i % 4)));
 }
 
+class Sha256::Lanes {
+ public:
+  Lanes(std::span<const std::span<const uint8_t>> data, std::atomic<size_t>& next, uint8_t* out) : data_(data), next_(next), out_(out) {}
+
+  // Hashes strings that no other thread has taken until there are none.
+  void run() {
+    while (fill() > 0) {
+      size_t n_blocks = SIZE_MAX;
+      uint32_t* states[kLanes];
+      const uint8_t* blocks[kLanes];
+      for (int k = 0; k < n_; ++k) {
+        states[k] = lanes_[k].hash.state_.data();
+        blocks[k] = lanes_[k].left.data();
+        n_blocks = std::min(n_blocks, lanes_[k].left.size() / 64);
+      }
+      lanes_[0].hash.compress_[n_](states, blocks, n_blocks);
+      for (int k = n_ - 1; k >= 0; --k) advance(k, 64 * n_blocks);
+    }
+  }
+
+ private:
+  struct Lane {
+    Sha256 hash;
+    std::span<const uint8_t> left;
+    uint8_t* digest;
+  };
+
+  int fill() {
+    while (n_ < kLanes && next_.load(std::memory_order_relaxed) < data_.size()) {
+      const size_t i = next_.fetch_add(1, std::memory_order_relaxed);
+      if (i < data_.size()) lanes_[n_++] = {Sha256(), data_[i], out_ + i * kDigestBytes};
+    }
+    return n_;
+  }
+
+  void advance(int k, size_t n_bytes) {
+    Lane& lane = lanes_[k];
+    lane.hash.length_ += n_bytes;
+    lane.left = lane.left.subspan(n_bytes);
+    if (lane.left.size() >= 64) return;
+    lane.hash.update(lane.left);
+    lane.hash.finish(lane.digest);
+    if (k != --n_) lane = lanes_[n_];
+  }
+
+  std::span<const std::span<const uint8_t>> data_;
+  std::atomic<size_t>& next_;
+  uint8_t* out_;
+  std::array<Lane, kLanes> lanes_;
+  int n_ = 0;
+};
+
 void sha256_each(std::span<const std::span<const uint8_t>> data, int n_threads, uint8_t* out) {
   ThreadPool pool(n_threads);
-  pool.run({static_cast<int64_t>(data.size()), 1}, [&](int, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Sha256 hash;
-      hash.update(data[static_cast<size_t>(i)]);
-      hash.finish(out + static_cast<size_t>(i) * kDigestBytes);
-    }
-  });
+  std::atomic<size_t> next{0};
+  pool.run({n_threads, 1}, [&](int, int64_t, int64_t) { Sha256::Lanes(data, next, out).run(); });
 }
 
 }  // namespace tritium

@@ -19,14 +19,20 @@ class Sha256 {
   void finish(uint8_t* digest);
 
  private:
-  void (*compress_)(uint32_t* state, const uint8_t* blocks, size_t n);
+  class Lanes;
+  friend void sha256_each(std::span<const std::span<const uint8_t>> data, int n_threads, uint8_t* out);
+
+  void compress(const uint8_t* blocks, size_t n);
+
+  void (*const* compress_)(uint32_t* const* states, const uint8_t* const* blocks, size_t n);  // by the number of states
   std::array<uint32_t, 8> state_;
   std::array<uint8_t, 64> block_;
   size_t held_ = 0;  // bytes of block_
   uint64_t length_ = 0;
 };
 
-// The digest of each of the byte strings, 32 bytes at `out` each, by several threads.
+// The digest of each of the byte strings, 32 bytes at `out` each, by several threads, each at several strings
+// at a time: one string keeps a core's instructions for it waiting. Strings of like lengths, or the longest first, share best.
 void sha256_each(std::span<const std::span<const uint8_t>> data, int n_threads, uint8_t* out);
 
 }  // namespace tritium

@@ -41,11 +41,6 @@ def pack_i2s(parts: Sequence[tuple[Annotated[NDArray[numpy.uint8], dict(shape=(N
     Errors: CodeError for a code 3; ValueError for a size that does not follow from the shape.
     """
 
-def copy_to_huge_pages(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
-    """
-    A copy on a 64-byte boundary, where a reader of scattered rows meets few pages.
-    """
-
 def pack_i2s_rows(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, scale: float, dialect: str, n_threads: int = 1) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')]:
     """
     Repack a ternary tensor into I2_S in blocks of 128. Errors: as pack_i2s.

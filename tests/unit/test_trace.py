@@ -28,6 +28,17 @@ def test_sha256_is_the_standard_librarys(portable: bool) -> None:
         assert _native.sha256(data, portable) == hashlib.sha256(data).digest()
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_sha256_of_each_of_several_strings_is_the_standard_librarys(n_threads: int) -> None:
+    source = random.Random(n_threads)
+    sizes = [*range(130), 1000, 0, 100_001, 64, 4096, 63]
+    for n in (0, 1, 2, 3, 4, len(sizes)):
+        for _ in range(5):
+            strings = [source.randbytes(size) for size in source.sample(sizes, n)]
+            digests = _native.sha256_each([np.frombuffer(s, np.uint8) for s in strings], n_threads)
+            assert digests == [hashlib.sha256(s).digest() for s in strings]
+
+
 def hashes(model: Model, sizes: list[int]) -> tuple[bytes, bytes, bytes]:
     """Columns, hidden rows and quantized rows of IDS, forwarded in pieces of these sizes."""
     table = np.arange(blocks_for(len(IDS)), dtype=np.int32)

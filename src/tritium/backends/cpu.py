@@ -289,7 +289,7 @@ def residents(
     ``take`` is told of the bytes to come that no file stands behind, and may refuse.
     Errors: FormatError for a weight that cannot be one.
     """
-    packed = [r for r in plan.residents if _is_packed(r, source)]
+    packed = [r for r in plan.residents if r.layout in PACKED]
     total = sum(r.nbytes for r in packed)
     mapped: dict[Resident, NDArray[np.uint8]] = {}
     if store is not None and store.pays(total):
@@ -305,20 +305,12 @@ def residents(
     return [mapped[r] if r in mapped else _resident(r, source, computed, n_threads) for r in plan.residents]
 
 
-def _is_packed(resident: Resident, source: TensorSource) -> bool:
-    return resident.layout in PACKED and not _is_copied(resident, source)
-
-
-def _is_copied(resident: Resident, source: TensorSource) -> bool:
-    return resident.layout == ROWS_LAYOUT == source.tensors[resident.tensors[0]].layout
-
-
 def _check_memory(plan: Plan, source: TensorSource, kv_blocks: int, available: int | None, packed: int) -> None:
     """Refuse to begin what the memory that is left cannot hold."""
     kind = cache_of(step.op for step in plan.steps)
     positions = plan.kv_block * kv_blocks
     cache = 2 * plan.n_kv_layers * plan.n_kv_heads * vector_bytes(kind, plan.head_dim) * positions
-    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32" or _is_copied(r, source))
+    tables = sum(r.nbytes for r in plan.residents if r.layout == "f32")
     need = packed + cache + tables + plan.arena_bytes
     if available is not None and need > available:
         parts = {"packed weights": packed, "key-value cache": cache, "buffers": plan.arena_bytes + tables}
@@ -338,10 +330,7 @@ def _resident(
     if name in computed:
         return computed[name].reshape(-1).view(np.uint8)
     info = source.tensors[name]
-    if _is_copied(resident, source):
-        # Its panels are checked. Rows are gathered: page by page of a file that takes longer.
-        return _native.copy_to_huge_pages(source.data(name))
-    if resident.layout in PACKED:
+    if resident.layout in PACKED:  # rows of a file's own layout, too: they are gathered, and in small pages that takes longer
         return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
