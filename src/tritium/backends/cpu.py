@@ -330,7 +330,7 @@ def _resident(
     if name in computed:
         return computed[name].reshape(-1).view(np.uint8)
     info = source.tensors[name]
-    if resident.layout in PACKED:  # rows of a file's own layout, too: they are gathered, and in small pages that takes longer
+    if resident.layout in PACKED:
         return PACKED[resident.layout][1](source, n_threads, resident)
     if resident.layout == info.layout:
         data = source.data(name)
@@ -393,4 +393,7 @@ PACKED: dict[str, tuple[int, Callable[[TensorSource, int, Resident], NDArray[np.
     COLUMNS_LAYOUT: (1, _columns),
     PLANE_LAYOUT: (1, _plane),
 }
-"""Layouts made from a file's bytes alone: the version to raise when the packed bytes change, and what makes them."""
+"""Layouts made from a file's bytes alone: the version to raise when the packed bytes change, and what makes them.
+
+Rows that a file has in the same order are among them: they are gathered, which in the small pages of a file takes longer.
+"""

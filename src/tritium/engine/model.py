@@ -7,9 +7,10 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from tritium import backends, env
 from tritium.engine.chat import encode_chat
@@ -28,6 +29,9 @@ from tritium.models import build_graph
 from tritium.numerics import F32, KV_BLOCK
 from tritium.plan import MAX_OUTPUTS, make_plan
 from tritium.types import ModelConfig
+
+if TYPE_CHECKING:
+    from tritium.backends.packed import PackedStore
 
 DEMO = "demo"
 """The name of the model inside the package."""
@@ -75,6 +79,7 @@ def load(
     if threads is not None and not 1 <= threads <= 1024:
         raise ShapeError("threads", expected="1 to 1024", got=threads)
     name = backends.resolve(device, backend)
+    keep = env.weight_cache() if weight_cache is None else weight_cache
     place = resolve_model(path)
     file = open_gguf(place, i2s_layout=i2s_layout)
     try:
@@ -84,10 +89,11 @@ def load(
             graph, backends.find_tuned(name, threads), max_context=context, head_screen=head_screen,
             ffn_sparsity=ffn_sparsity, weight_layout=weight_layout,
         )  # fmt: skip
-        keep = env.weight_cache() if weight_cache is None else weight_cache
-        # The vocabulary is one thread's work, and the weights leave the interpreter's lock alone for most of the time.
+        # The vocabulary is one thread's work, and the weights leave the interpreter's lock alone for most of the time. Their
+        # digests begin first: what opens files beside the vocabulary gets the lock back late.
         with ThreadPoolExecutor(1) as beside:
-            weights = beside.submit(_executor, plan, file, threads, n_blocks, keep=keep)
+            store = _packed_store(file, threads, beside) if keep and name == "cpu" else None
+            weights = beside.submit(_executor, plan, file, threads, n_blocks, store)
             tokenizer = Tokenizer.from_gguf(file)
             _check_vocabulary(graph.config, tokenizer)
         executor = weights.result()
@@ -108,20 +114,23 @@ def load(
     return Model(place, file, tokenizer, graph, engine)
 
 
-def _executor(plan: Plan, file: GGUFFile, threads: int | None, kv_blocks: int, *, keep: bool) -> Executor:
-    """Put the weights in place; packed ones come from the cache folder and stay there if ``keep``."""
-    if plan.backend != "cpu":
-        _check_tensors(file, plan)
-    if not keep or plan.backend != "cpu":
-        return Executor(plan, file, n_threads=threads, kv_blocks=kv_blocks)
+def _packed_store(file: GGUFFile, threads: int | None, beside: ThreadPoolExecutor) -> PackedStore:
+    """The packed weights in the cache folder; for a large model the digests that find them are begun."""
     from tritium.backends.cpu import default_threads, sha256_each
     from tritium.backends.packed import FOLDER, PackedStore
 
     n = threads or default_threads()
-    store = PackedStore(
-        env.cache_folder() / FOLDER, lambda: file.root(n, sha256_each), lambda arrays: sha256_each(arrays, n)
-    )
-    return Executor(plan, file, n_threads=n, kv_blocks=kv_blocks, store=store)
+    root = cache(lambda: file.root(n, sha256_each))
+    if PackedStore.pays(file.nbytes):
+        beside.submit(root)
+    return PackedStore(env.cache_folder() / FOLDER, root, lambda arrays: sha256_each(arrays, n))
+
+
+def _executor(plan: Plan, file: GGUFFile, threads: int | None, kv_blocks: int, store: PackedStore | None) -> Executor:
+    """Put the weights in place; packed ones come from ``store`` and stay there."""
+    if plan.backend != "cpu":
+        _check_tensors(file, plan)
+    return Executor(plan, file, n_threads=threads, kv_blocks=kv_blocks, store=store)
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
