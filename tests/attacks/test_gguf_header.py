@@ -363,3 +363,52 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
         open_gguf(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_gguf(tmp_path / "absent.gguf")
+
+
+@pytest.mark.parametrize(
+    "strings",
+    [
+        [],
+        [""],
+        ["", "", ""],
+        ["a", "", "bc", ""],
+        ["\0", "a", ""],
+        ["a\0b", " \n ", "\n", "c d"],
+        ["Ġ" * 128, "x" * 255, "y" * 256, "z" * 70_000],
+        ["☃", "🤖", "é", "\x01\x00\x00\x00\x00\x00\x00\x00"],
+    ],
+)
+def test_an_array_of_strings_reads_as_it_stands(tmp_path: Path, strings: list[str]) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(file(array("texts", 8, len(strings), b"".join(map(text, strings))), ONE))
+    for separator in ("\0", " \n ", "12345678"):
+        with open_gguf(path) as opened:
+            texts = opened.require("texts", StringArray)
+            assert texts.joined(separator) == separator.join(strings)
+            assert list(texts) == strings
+            assert texts.joined(separator) == separator.join(strings)
+            assert opened.metadata["k"] == 7
+
+
+@pytest.mark.parametrize(
+    ("strings", "element", "byte"),
+    [
+        ([b"a", b"\xc3", b"\xa9"], 1, 0),  # one code point between them, none in either
+        ([b"ab\xe2\x98", b"\x83"], 0, 2),
+        ([b"", b"a\0", b"\x80"], 2, 0),
+        ([b"ok", b"\0\0\xff\0", b"\xff"], 1, 2),
+        ([b"\xed\xa0\x80"], 0, 0),
+    ],
+)
+def test_strings_that_are_utf_8_only_together_are_refused(
+    tmp_path: Path, strings: list[bytes], element: int, byte: int
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(file(array("texts", 8, len(strings), b"".join(map(text, strings)))))
+    at = 24 + len(text("texts")) + 4 + 4 + 8 + sum(8 + len(s) for s in strings[:element]) + 8 + byte
+    with open_gguf(path) as opened:
+        texts = opened.require("texts", StringArray)
+        for read in (lambda: texts.joined(" \n "), lambda: texts[0], lambda: texts.joined("\0")):
+            with pytest.raises(FormatError) as caught:
+                read()
+            assert str(caught.value) == f"string is not UTF-8: {path}: texts[{element}], byte {at}"

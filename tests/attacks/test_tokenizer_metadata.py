@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from tritium.engine.byte_bpe import LETTERS
 from tritium.engine.tokenizer import Tokenizer
 from tritium.errors import FormatError, TritiumError
+from tritium.formats.gguf_writer import GGUFWriter
 
 GOOD: dict[str, Any] = {
     "tokenizer.ggml.model": "gpt2",
@@ -83,6 +85,30 @@ def test_malformed_metadata(base: dict[str, Any], key: str, value: object, messa
         metadata[f"tokenizer.ggml.{key}"] = value
     with pytest.raises(FormatError, match=message):
         Tokenizer.from_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    ("merges", "message"),
+    [
+        (["h e"], None),
+        (["h e", "h e"], None),
+        ([], None),
+        (["h e", "h"], r"malformed merge: tokenizer.ggml.merges\[1\].*got 'h'"),
+        (["h e", "", "h e"], r"malformed merge: tokenizer.ggml.merges\[1\].*got ''"),
+        (["h e", "h \n e", "h"], r"malformed merge: tokenizer.ggml.merges\[1\]"),
+        (["h\0 e"], r"merge of an unknown token: tokenizer.ggml.merges, number 0"),
+    ],
+)
+def test_merges_in_a_file(tmp_path: Path, merges: list[str], message: str | None) -> None:
+    path = tmp_path / "vocabulary.gguf"
+    with GGUFWriter(path) as writer:
+        for key, value in {**GOOD, "tokenizer.ggml.merges": merges}.items():
+            writer.add(key, np.array(value, np.int32) if key.endswith("type") else value)
+    if message is None:
+        assert len(Tokenizer.from_gguf(path).encode("he")) == (1 if merges else 2)
+        return
+    with pytest.raises(FormatError, match=message):
+        Tokenizer.from_gguf(path)
 
 
 @pytest.mark.parametrize("key", ["tokenizer.chat_template", "general.architecture"])

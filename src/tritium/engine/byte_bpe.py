@@ -30,9 +30,9 @@ class ByteLevelBpe:
     Errors: FormatError if a merge names or builds a text that is not in ``ids``.
     """
 
-    def __init__(self, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], row: PreTokenizer) -> None:
+    def __init__(self, ids: dict[str, int], merges: list[tuple[str, str]], row: PreTokenizer) -> None:
         try:
-            model = tokenizers.models.BPE(dict(ids), list(merges), ignore_merges=row.ignore_merges)
+            model = tokenizers.models.BPE(ids, merges, ignore_merges=row.ignore_merges)
         except Exception as error:
             raise _explain(ids, merges, error) from None
         self._library = tokenizers.Tokenizer(model)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritium.errors import FormatError, UnsupportedError
+from tritium.formats.gguf_header import StringArray
 
 _PREFIX = "tokenizer.ggml."
 _MAX_TOKENS = 1 << 22
@@ -233,12 +234,15 @@ class _Reader:
         return tokens
 
     def merges(self) -> list[tuple[str, str]]:
-        lines = self._strings("merges")
         # One split of one text is several times faster than a split a line, and there are 280,000 lines.
-        words = " \n ".join(lines).split(" ")
-        n_breaks = max(len(lines) - 1, 0)
-        fits = len(words) == len(lines) + n_breaks + len(lines) and words.count("\n") == n_breaks
-        if lines and (not fits or words[2::3].count("\n") != n_breaks or "" in words):
+        text, n_lines = self._joined("merges", " \n ")
+        if not n_lines:
+            return []
+        words = text.split(" ")
+        n_breaks = n_lines - 1
+        fits = len(words) == n_lines + n_breaks + n_lines and words.count("\n") == n_breaks
+        if not fits or words[2::3].count("\n") != n_breaks or "" in words:
+            lines = self._strings("merges")
             bad = next(
                 i for i, line in enumerate(lines) if line.count(" ") != 1 or not all(line.split(" ")) or "\n" in line
             )
@@ -248,15 +252,13 @@ class _Reader:
                 expected="two tokens and a space between",
                 got=repr(lines[bad][:80]),
             )
-        if not lines:
-            return []
-        pairs = zip(words[0::3], words[1::3], strict=True)
         # So many tuples would set off the collector of cycles, again and again, to no avail.
         was_on = gc.isenabled()
         gc.disable()
         try:
+            pairs = list(zip(words[0::3], words[1::3], strict=True))
             # A later copy of a merge can never apply before the first; the first keeps its rank.
-            return list(pairs) if len(set(lines)) == len(lines) else list(dict.fromkeys(pairs))
+            return pairs if len(set(pairs)) == n_lines else list(dict.fromkeys(pairs))
         finally:
             if was_on:
                 gc.enable()
@@ -290,6 +292,14 @@ class _Reader:
             bad = next(index for index, item in enumerate(strings) if type(item) is not str)
             raise _wrong(f"{_PREFIX}{name}[{bad}]", "a string", strings[bad])
         return strings
+
+    def _joined(self, name: str, separator: str) -> tuple[str, int]:
+        """The strings of an array with ``separator`` between them, and their number."""
+        value = self._metadata.get(_PREFIX + name)
+        if isinstance(value, StringArray):
+            return value.joined(separator), len(value)
+        strings = self._strings(name)
+        return separator.join(strings), len(strings)
 
     def _numbers(self, name: str, n_tokens: int, kinds: str) -> NDArray[Any]:
         value = self._metadata.get(_PREFIX + name)

@@ -39,24 +39,55 @@ class StringArray(Sequence[str]):
     Errors: FormatError naming the key and the element that is not UTF-8.
     """
 
-    def __init__(self, source: mmap.mmap, start: int, count: int, where: str) -> None:
+    def __init__(self, source: mmap.mmap, start: int, stop: int, count: int, where: str) -> None:
         self._source: mmap.mmap | None = source
-        self._start, self._count, self._where = start, count, where
+        self._start, self._stop, self._count, self._where = start, stop, count, where
         self._texts: list[str] = []
+
+    def joined(self, separator: str) -> str:
+        """All strings with ``separator``, 1 to 8 characters of ASCII, between them."""
+        if self._source is None:
+            return separator.join(self._texts)
+        mark = separator.encode("ascii")
+        places = np.fromiter(self._places(self._source), np.int64, self._count)
+        places -= self._start
+        data = np.frombuffer(self._source, np.uint8, self._stop - self._start, self._start)
+        # Separators take the place of lengths. They are ASCII: what decodes as a whole decodes string by string.
+        kept = np.ones(len(data), np.bool_)
+        for k in range(len(mark), 8):
+            kept[places + k] = False
+        text = data[kept]
+        places -= (8 - len(mark)) * np.arange(self._count)
+        for k, byte in enumerate(mark):
+            text[places + k] = byte
+        try:
+            return str(text[len(mark) :].data, "utf-8")
+        except UnicodeDecodeError:
+            return separator.join(self._one_by_one(self._source))
+
+    def _places(self, source: mmap.mmap) -> Iterator[int]:
+        """Where the length of each string stands, its text behind it."""
+        place, length_at = self._start, _U64.unpack_from
+        for _ in range(self._count):
+            yield place
+            place += 8 + length_at(source, place)[0]
+
+    def _one_by_one(self, source: mmap.mmap) -> list[str]:
+        texts: list[str] = []
+        for place in self._places(source):
+            length = _U64.unpack_from(source, place)[0]
+            try:
+                texts.append(source[place + 8 : place + 8 + length].decode())
+            except UnicodeDecodeError as error:
+                where = f"{self._where}[{len(texts)}], byte {place + 8 + error.start}"
+                raise FormatError("string is not UTF-8", where=where) from None
+        return texts
 
     def _decoded(self) -> list[str]:
         if self._source is not None:
-            source, position, texts = self._source, self._start, []
-            length_at = _U64.unpack_from
-            try:
-                for _ in range(self._count):
-                    stop = position + 8 + length_at(source, position)[0]
-                    texts.append(source[position + 8 : stop].decode())
-                    position = stop
-            except UnicodeDecodeError as error:
-                where = f"{self._where}[{len(texts)}], byte {position + 8 + error.start}"
-                raise FormatError("string is not UTF-8", where=where) from None
-            self._texts, self._source = texts, None
+            texts = self.joined("\0").split("\0")
+            self._texts = texts if len(texts) == self._count else self._one_by_one(self._source)
+            self._source = None
         return self._texts
 
     def __len__(self) -> int:
@@ -177,7 +208,7 @@ class HeaderCursor:
         if position > self.size:
             raise self.error("file ends inside an array of strings", at=start, name=key)
         self.position = position
-        return StringArray(source, start, count, f"{self.path}: {key}")
+        return StringArray(source, start, position, count, f"{self.path}: {key}")
 
 
 def check_version(cursor: HeaderCursor) -> int:
