@@ -295,7 +295,8 @@ def _lay_out(
             # After a step, full logits of single outputs may still be asked for.
             deaths[places[f.inputs[0]].buffer] = len(fused)
     rows = {"tokens": max_tokens, "outputs": max_outputs}
-    placed: list[tuple[int, int, int, int]] = []
+    living: list[tuple[int, int, int]] = []  # offset, size, death
+    arena = 0
     buffers: list[Buffer] = []
     for b, group in enumerate(groups):
         first = group[0]
@@ -303,12 +304,14 @@ def _lay_out(
         width = _padded(sum(_padded(v.width, PANEL_ROWS) for v in group), lanes)
         size = rows[first.domain] * width * DTYPES[first.dtype][1]
         offset = 0
-        for other, other_size, birth, death in sorted(placed):
-            if birth <= deaths[b] and births[b] <= death and other < offset + size and offset < other + other_size:
+        # Births ascend: what is dead at this one stays dead.
+        living = sorted(one for one in living if births[b] <= one[2])
+        for other, other_size, _ in living:
+            if other < offset + size and offset < other + other_size:
                 offset = _padded(other + other_size, ALIGNMENT)
-        placed.append((offset, size, births[b], deaths[b]))
+        living.append((offset, size, deaths[b]))
+        arena = max(arena, _padded(offset + size, ALIGNMENT))
         buffers.append(Buffer(first.name, first.dtype, first.domain, width, offset))
-    arena = max((_padded(offset + size, ALIGNMENT) for offset, size, _, _ in placed), default=0)
     return places, tuple(buffers), arena
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tritium.engine.template import render_template
 from tritium.engine.tokenizer import Tokenizer
 from tritium.engine.vocabulary import BITNET_CHAT_TEMPLATE, TokenMatcher
 from tritium.errors import ShapeError, UnsupportedError
@@ -51,6 +50,9 @@ def render_chat(
         raise ShapeError("no messages", expected="at least one")
     if not template and architecture not in _BITNET:
         raise _no_format(architecture)
+    # Here, as jinja2 takes a while to import and most of what a model does needs no template.
+    from tritium.engine.template import render_template
+
     return render_template(
         template or BITNET_CHAT_TEMPLATE,
         {
