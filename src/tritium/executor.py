@@ -26,7 +26,7 @@ class Executor:
 
     ``source`` is the open model file; it must stay open. ``kv_blocks`` blocks of ``plan.kv_block`` positions are allocated.
     ``store`` keeps weights that have to be packed for the next time. ``weigh``: the back end's own way to the integer
-    weights of a draw, where it has one.
+    weights of a draw, where it has one. ``forward`` is ``step`` of batches that are known to be within the plan's limits.
     Errors: UnsupportedError, FormatError while weights are put in place.
     """
 
@@ -39,9 +39,9 @@ class Executor:
         self.plan = plan
         self.kv_blocks = kv_blocks
         self.knocked_out: str | None = None
-        self._checked: Batch | None = None
         binary = encode_plan(plan, OPS)
         self._program = backends.find(plan.backend).program(plan, binary, source, n_threads, kv_blocks, store)
+        self.forward = self._program.step
         self.weigh: Callable[[F32, float, float], NDArray[np.int64]] | None = getattr(self._program, "weigh", None)
 
     @property
@@ -55,18 +55,13 @@ class Executor:
         Errors: ShapeError for a batch beyond the plan's limits; NumericsError for activations that are not finite, or a key or
         value beyond float16. After a NumericsError the batch's sequences must be given up.
         """
-        if batch is not self._checked:
-            self._check(batch)
-        return self._program.step(batch, trace)
-
-    def _check(self, batch: Batch) -> None:
         if not 0 < len(batch.tokens) <= self.plan.max_tokens:
             raise ShapeError("tokens of a step", expected=f"1 to {self.plan.max_tokens}", got=len(batch.tokens))
         if len(batch.outputs) > self.plan.max_outputs:
             raise ShapeError("outputs of a step", expected=f"up to {self.plan.max_outputs}", got=len(batch.outputs))
         if not 0 <= batch.top_k <= self.plan.vocab_size:
             raise ShapeError("candidates", expected=f"0 to {self.plan.vocab_size}", got=batch.top_k)
-        self._checked = batch
+        return self.forward(batch, trace)
 
     def trace(self) -> Trace:
         """What was counted since the start or the last reset."""

@@ -279,14 +279,8 @@ def test_a_broken_model_fails_its_own_generation_and_frees_the_cache(tmp_path: P
         assert model.engine._cache.n_idle == model.engine._cache.n_blocks
 
 
-@pytest.mark.parametrize(
-    ("params", "most_frames", "most_calls"),
-    [({}, 14, 26), ({"temperature": 1.0, "top_k": 8, "seed": 3}, 26, 52)],
-    ids=["greedy", "sampled"],
-)
-def test_a_token_costs_few_calls(
-    model: tritium.Model, params: dict[str, Any], most_frames: int, most_calls: int
-) -> None:
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.0, "top_k": 8, "seed": 3}], ids=["greedy", "sampled"])
+def test_a_token_costs_few_calls(model: tritium.Model, params: dict[str, Any]) -> None:
     """Weights evict everything from the caches between two tokens, so each call costs many times what a hot loop shows."""
     counts: list[list[str]] = []
     engine = model.engine
@@ -303,8 +297,8 @@ def test_a_token_costs_few_calls(
     # Some tokens end inside a character or were never spelled before; the others show what a token has to cost.
     frames = min(events.count("call") for events in counts)
     calls = min(events.count("call") + events.count("c_call") for events in counts)
-    assert frames <= most_frames
-    assert calls <= most_calls
+    assert frames <= 9
+    assert calls <= 16
 
 
 SPARSE = [(name, "on") for name in TINY if name.startswith("relu2")]

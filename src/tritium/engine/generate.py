@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,7 @@ class Engine:
     ) -> None:
         plan = executor.plan
         self.executor, self.tokenizer, self.max_context = executor, tokenizer, max_context
+        self._forward = executor.forward  # what the scheduler packs is within the limits
         n_running = min(plan.max_outputs, plan.max_tokens)
         self._cache = KVCache(executor.kv_blocks, n_running + 1, max_context, executor.copy_block, reuse=reuse)
         self._scheduler: Scheduler[Generation] = Scheduler(
@@ -145,15 +146,19 @@ class Engine:
 
         A generation that fails keeps its error; an error that is none of the numbers' or the caller's is raised here as well.
         """
-        with self._lock:
-            scheduler = self._scheduler
+        # ``with`` would look up and bind two methods of the lock: that is microseconds of a token.
+        self._lock.acquire()
+        try:
+            scheduler, forward = self._scheduler, self._forward
             waiting = scheduler.waiting
             for generation in (*scheduler.running, *waiting) if waiting else scheduler.running:
                 if generation.cancel.is_set():
                     self.drop_cancelled()
                     break
-            before = None if self.watch is None else self.executor.trace()
-            begun = time.perf_counter_ns()
+            watch = self.watch
+            begun = start = end = resumed = 0
+            if watch is not None:
+                before, begun = self.executor.trace(), perf_counter_ns()
             work = scheduler.schedule()
             if work is None:
                 return False
@@ -161,22 +166,27 @@ class Engine:
             for generation, _ in work.parts:
                 if generation.observer is not None:
                     is_observed, is_traced = True, is_traced or generation.observer.is_traced
-            start = time.perf_counter_ns()
+            is_timed = is_observed or watch is not None
+            if is_timed:
+                start = perf_counter_ns()
             try:
-                result = self.executor.step(work.batch, "hashes" if is_traced else "off")
+                result = forward(work.batch, "hashes" if is_traced else "off")
             except Exception as error:
                 for generation, _ in work.parts:
                     self._fail(generation, error)
                 if isinstance(error, TritiumError):
                     return True
                 raise
-            end = resumed = time.perf_counter_ns()
+            if is_timed:
+                end = perf_counter_ns()
             if is_observed:
                 observe(work.parts, work.outputs, result, start, end)
-            counted = None
-            if before is not None:
-                counted, resumed = self.executor.trace().since(before), time.perf_counter_ns()
-            scheduler.commit(work)
+            if watch is not None:
+                counted, resumed = self.executor.trace().since(before), perf_counter_ns()
+            for generation, n in work.parts:
+                generation.n_computed += n
+                if generation.n_computed >= generation.block_end:
+                    scheduler.seal(generation)
             is_settled = True
             for row, generation in work.outputs:
                 try:
@@ -187,12 +197,14 @@ class Engine:
                 generation.accept(token, logprob)
                 if generation.is_ended or generation.measure:
                     is_settled = False
-            if self.watch is not None and counted is not None:
-                rest_ns = start - begun + time.perf_counter_ns() - resumed
-                self.watch(Pass(len(work.batch.tokens), len(work.batch.outputs), end - start, rest_ns, counted))
+            if watch is not None:
+                rest_ns = start - begun + perf_counter_ns() - resumed
+                watch(Pass(len(work.batch.tokens), len(work.batch.outputs), end - start, rest_ns, counted))
             if not is_settled:
                 self._settle(work)
             return True
+        finally:
+            self._lock.release()
 
     def drop_cancelled(self) -> None:
         """End the generations whose ``cancel`` is set."""

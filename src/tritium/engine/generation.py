@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from itertools import pairwise
+from time import perf_counter_ns
 from typing import Literal
 
 import numpy as np
@@ -83,7 +83,7 @@ class Generation(Sequence):
         self._stops = StopStrings(self.params.stop) if self.params.stop else None
         self._end_ids = frozenset(self.params.stop_ids).union(() if self.params.ignore_eos else tokenizer.stop_ids)
         self._logprobs: list[TokenLogprob] = []
-        self._stamps = [time.perf_counter_ns()]
+        self._stamps = [perf_counter_ns()]
         if observer is not None:
             observer.begin(self._stamps[0])
         self.bytes_at_first = 0
@@ -99,7 +99,7 @@ class Generation(Sequence):
         """Take the next token: its text, and whether it is the last."""
         self.token_view[self.n_tokens] = token
         self.n_tokens += 1
-        self._stamps.append(time.perf_counter_ns())
+        self._stamps.append(perf_counter_ns())
         if logprob is not None:
             self._logprobs.append(logprob)
         if token in self._end_ids:

@@ -298,6 +298,8 @@ class Sampler:
         self._weigh = weights_of if weigh is None else weigh
         self.n_candidates = params.n_candidates if params.n_candidates < vocab_size else 0
         self._takes_best = params.temperature == 0
+        self._listed: StepResult | None = None  # a back end may give one again, with other elements
+        self._best: memoryview
         rule = (params.top_k, params.temperature, params.top_p, params.min_p, params.seed, sequence, vocab_size)
         self._rule = rule if params.typical_p == 1 else None
         self._seen = self._counts = None
@@ -315,10 +317,13 @@ class Sampler:
         not decide, the row's full logits are projected.
         Errors: NumericsError if the best logit is not finite.
         """
+        if result is self._listed:
+            return self._best[row], None
         params = self.params
         if result.ids is not None and result.values is not None:
             if self._takes_best:
-                return result.ids.item(row, 0), None
+                self._listed, self._best = result, result.ids[:, 0].data
+                return self._best[row], None
             if result.draw is None or self._rule is None:
                 return self._draw_listed(result.ids[row], result.values[row], position), None
             token = result.draw(row, position, *self._rule)

@@ -108,7 +108,10 @@ class Scheduler(Generic[S]):
             self.waiting.remove(sequence)
 
     def schedule(self) -> Work[S] | None:
-        """Pack the next step, or None if there is nothing to do. Call ``commit`` after it has run."""
+        """Pack the next step, or None if there is nothing to do.
+
+        When it has run, each part adds to its ``n_computed``, and a sequence that reached its ``block_end`` is to be sealed.
+        """
         if self._decoding is not None and not self.waiting:
             for row, sequence in self._decoding.outputs:
                 self._token_view[row] = sequence.token_view[sequence.n_computed]
@@ -138,13 +141,11 @@ class Scheduler(Generic[S]):
         self._decoding = work if n == len(work.outputs) == len(self.running) else None
         return work
 
-    def commit(self, work: Work[S]) -> None:
-        """Record that the step has run."""
-        for sequence, n in work.parts:
-            sequence.n_computed += n
-            if sequence.n_computed >= sequence.block_end and sequence.table is not None:
-                self.cache.seal(sequence.table, sequence.tokens, sequence.n_computed)
-                sequence.block_end = (sequence.n_computed // KV_BLOCK + 1) * KV_BLOCK
+    def seal(self, sequence: S) -> None:
+        """Let others share the cache blocks that a running sequence has filled."""
+        if sequence.table is not None:
+            self.cache.seal(sequence.table, sequence.tokens, sequence.n_computed)
+        sequence.block_end = (sequence.n_computed // KV_BLOCK + 1) * KV_BLOCK
 
     def _admit(self, sequence: S) -> bool:
         """Give the sequence its cache, if there is room now."""
