@@ -199,6 +199,7 @@ class CpuProgram:
         self._batch: Batch | None = None
         self._request: _native.Request
         self._result = StepResult()
+        self._lists_many = False  # more candidates than the native core selects
 
     def step(self, batch: Batch, trace: TraceLevel = "off") -> StepResult:
         """Run the plan on a batch. The result's arrays are reused by the next step, except those of a trace."""
@@ -213,11 +214,10 @@ class CpuProgram:
             code, step, row = self._native.failure()
             what = {"not_finite": "activations are not finite", "kv_overflow": "a key or value does not fit the cache"}
             raise NumericsError(what[code], where=f"step {self._names[step]}, row {row}")
-        result = self._result
-        if result.logits is not None and batch.top_k > MAX_TOP_K and batch.temperatures is None:
-            ids, values = numerics.top_k(result.logits, batch.top_k)
-            return replace(result, logits=None, ids=ids, values=values)
-        return result
+        if self._lists_many and self._result.logits is not None:
+            ids, values = numerics.top_k(self._result.logits, batch.top_k)
+            return replace(self._result, logits=None, ids=ids, values=values)
+        return self._result
 
     def _prepare(self, batch: Batch, trace: TraceLevel) -> None:
         """Where the results of this batch go: of the same one, with other elements, they go there again."""
@@ -243,6 +243,7 @@ class CpuProgram:
             columns, hidden, rows, temperatures, rest,
         )  # fmt: skip
         self._batch = batch if trace == "off" else None
+        self._lists_many = batch.top_k > MAX_TOP_K and batch.temperatures is None
         project = self._project if rest is not None else None
         draw = None if ids is None else self._request.draw
         self._result = StepResult(logits, ids, values, columns, hidden, rows, rest, project, draw)
