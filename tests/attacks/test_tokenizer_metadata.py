@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,20 @@ def test_merges_in_a_file(tmp_path: Path, merges: list[str], message: str | None
         return
     with pytest.raises(FormatError, match=message):
         Tokenizer.from_gguf(path)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_reading_leaves_the_collector_of_cycles_as_it_was(is_on: bool) -> None:
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        Tokenizer.from_metadata(GOOD)
+        assert gc.isenabled() == is_on
+        with pytest.raises(FormatError):
+            Tokenizer.from_metadata({**GOOD, "tokenizer.ggml.merges": ["h"]})
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 @pytest.mark.parametrize("key", ["tokenizer.chat_template", "general.architecture"])

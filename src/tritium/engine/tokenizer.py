@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
@@ -75,7 +76,15 @@ class Tokenizer:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
         """Read the tokenizer from GGUF keys and values. Errors: FormatError, UnsupportedError."""
-        return cls(Vocabulary.from_metadata(metadata))
+        # Merges are hundreds of thousands of tuples: the collector of cycles would go through them again and again, to no
+        # avail, and is off until they are gone.
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            return cls(Vocabulary.from_metadata(metadata))
+        finally:
+            if was_on:
+                gc.enable()
 
     def encode(self, text: str, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
         """Return the ids of ``text``.

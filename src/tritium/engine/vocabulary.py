@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,16 +251,9 @@ class _Reader:
                 expected="two tokens and a space between",
                 got=repr(lines[bad][:80]),
             )
-        # So many tuples would set off the collector of cycles, again and again, to no avail.
-        was_on = gc.isenabled()
-        gc.disable()
-        try:
-            pairs = list(zip(words[0::3], words[1::3], strict=True))
-            # A later copy of a merge can never apply before the first; the first keeps its rank.
-            return pairs if len(set(pairs)) == n_lines else list(dict.fromkeys(pairs))
-        finally:
-            if was_on:
-                gc.enable()
+        pairs = list(zip(words[0::3], words[1::3], strict=True))
+        # A later copy of a merge can never apply before the first; the first keeps its rank.
+        return pairs if len(set(pairs)) == n_lines else list(dict.fromkeys(pairs))
 
     def scores(self, n_tokens: int) -> list[float]:
         scores = self._numbers("scores", n_tokens, "fiu").astype(np.float64)
