@@ -99,7 +99,7 @@ size_t Executor::gather(size_t first) {
 // Whether the step runs with the one ahead of it, which the plan may have chosen other kernels for.
 bool Executor::follows(size_t step) const {
   if (prepared_[step].follows_freely) return true;
-  return prepared_[step].follows_by_panels && layout(step) == "i2_s" && layout(step - 1) != "i2s_columns";
+  return prepared_[step].follows_by_panels && rows(plan_.steps[step]) == 1 && layout(step) == "i2_s" && layout(step - 1) != "i2s_columns";
 }
 
 // Of the kernel that the batch calls for.
@@ -176,13 +176,13 @@ Executor::Cut Executor::cut(size_t step) const {
 Division Executor::divide(size_t step) const {
   const StepSpec& spec = plan_.steps[step];
   const int64_t n_workers = pool_->size(), t = rows(spec);
-  // What a kernel gathers it has to ask for ahead: few long ranges, each of which begins with a wait.
-  const auto gathered = [&](int64_t n, int64_t align) {
-    return Division{n, round_up(std::max(n / (n_workers * 2), int64_t{1}), align), align, true};
-  };
   if (is_cut(step)) return {cut(step).n_parts * cut(step).n_pieces, 1, 1, true};
-  if (layout(step) == "i2s_columns") return gathered(spec.ints[0], kLanes);
-  if (layout(step) == "i2_s" && spec.rule->units == Units::panels) return gathered(panels_of(spec), 1);
+  if (layout(step) == "i2s_columns") return {ColumnUnits(t, spec.ints[0], n_workers).size(), 1, 1, true};
+  if (layout(step) == "i2_s" && spec.rule->units == Units::panels) {
+    // What a kernel asks for ahead ends with its range: few long ones, each of which begins with a wait.
+    const int64_t n = panels_of(spec), align = t == 1 ? 1 : 8;
+    return {n, round_up(std::max(n / (n_workers * (t == 1 ? 2 : 4)), int64_t{1}), align), align, true};
+  }
   const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:

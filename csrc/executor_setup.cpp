@@ -39,7 +39,7 @@ Executor::Executor(PlanSpec plan, std::span<const std::span<const uint8_t>> resi
   const __int128 parts = static_cast<__int128>(plan_.max_tokens) * plan_.n_kv_heads * splits * part_floats_;
   parts_ = Pages(static_cast<uint64_t>(std::min<__int128>(parts, kMostPartFloats)) * sizeof(float));
   arrivals_.resize(static_cast<size_t>(plan_.max_tokens * plan_.n_kv_heads));
-  partial_sums_ = Pages(static_cast<uint64_t>(partial_stride_ * n_threads) * sizeof(int32_t));
+  partial_sums_ = Pages(static_cast<uint64_t>(partial_stride_ * kColumnTokens * n_threads) * sizeof(int32_t));
   candidates_ = Pages(has_select_ ? static_cast<uint64_t>(plan_.max_outputs * round_up(max_top_k_, 16)) * 8 : 0);
   workers_ = std::vector<Worker>(static_cast<size_t>(n_threads));
   for (Worker& w : workers_) w.tallies.resize(counters_.size());

@@ -23,6 +23,7 @@ constexpr int64_t kMaxSparse = (int64_t{1} << 17) - 1;  // greatest k and n of a
 constexpr int64_t kTableSide = 32;     // tokens that share the tables of a linear, where an instruction set has such kernels
 constexpr int64_t kTableLeast = 25;    // fewer are faster without
 constexpr int64_t kColumnRows = 256;   // rows in 64 bytes of an i2s_columns column
+constexpr int64_t kColumnTokens = 16;  // most tokens of whose sums over columns a worker has room
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;
 
@@ -125,11 +126,29 @@ struct KvLayer {
 
 // Where the workers of a step leave sums that all of them have a part in. Between steps everything is zero.
 struct Partials {
-  int32_t* sums;   // n_workers times `stride`, of which the last says that this worker took part
+  int32_t* sums;   // n_workers times kColumnTokens times `stride`; the last of a worker's first says that it took part
   int64_t stride;  // a multiple of 16
   int64_t n_workers;
   int64_t worker;  // that runs this call
   int64_t* done;   // units whose sums are there
+  [[gnu::always_inline]] int32_t* of(int64_t i, int64_t token) const { return sums + (i * kColumnTokens + token) * stride; }
+};
+
+// Units of a linear on i2s_columns: of few tokens, one after the other, parts of the columns; of many, groups of tokens that a worker
+// takes through all columns, as many for each.
+struct ColumnUnits {
+  int64_t t, k, n_groups, n_parts;
+  [[gnu::always_inline]] ColumnUnits(int64_t tokens, int64_t columns, int64_t n_workers) : t(tokens), k(columns), n_groups(1), n_parts(1) {
+    if (t <= kColumnTokens) {
+      n_parts = 2 * n_workers;
+      return;
+    }
+    n_groups = ((t + kColumnTokens - 1) / kColumnTokens + n_workers - 1) / n_workers * n_workers;
+    if (n_groups > t) n_groups = t;
+  }
+  [[gnu::always_inline]] int64_t size() const { return n_groups * n_parts; }
+  [[gnu::always_inline]] int64_t first_token(int64_t group) const { return t * group / n_groups; }
+  [[gnu::always_inline]] int64_t first_column(int64_t part) const { return part == n_parts ? k : k * part / n_parts / kLanes * kLanes; }
 };
 
 struct Call {
@@ -150,7 +169,7 @@ struct Call {
 };
 
 // A range [begin, end) of the op's units:
-//   linear                 panels of 16 rows; on i2s_columns, columns
+//   linear                 panels of 16 rows; on i2s_columns, those of ColumnUnits
 //   logits_projection, screen, refine, rescore   groups of 16 vocabulary rows
 //   attention              (tile · n_kv_heads + kv_head) · n_splits + split, without splits if n_splits is 0
 //   all others             rows

@@ -157,7 +157,7 @@ void fill_linear(Scene& s, const Shape& shape, std::string_view layout, Random& 
   s.call.weights[0] = fill_weight(s.region(Scene::first_weight), layout, panels ? rows : shape.n, shape.k, random);
   s.call.out[0] = place_out(s, 0, rows, 16);
   fill_floats(s.as<float>(Scene::first_output), shape.t, rows, s.call.out[0].stride, random);
-  s.units = layout == "i2s_columns" ? shape.k : rows / kPanelRows;
+  s.units = layout == "i2s_columns" ? ColumnUnits(shape.t, shape.k, 1).size() : rows / kPanelRows;
 }
 
 void fill_cache(Scene& s, const Shape& shape, Random& random) {
@@ -336,7 +336,7 @@ bool set_scene(Scene& s, std::string_view op, std::string_view layout, const Sha
     s.call.scratch_floats = Scene::kScratchBytes / 4;
     std::memset(s.region(Scene::sums), 0, Scene::kRegionBytes);
     s.done = 0;
-    s.call.partials = {s.as<int32_t>(Scene::sums), Scene::kRegionBytes / 4, 1, 0, &s.done};
+    s.call.partials = {s.as<int32_t>(Scene::sums), Scene::kRegionBytes / 4 / kColumnTokens, 1, 0, &s.done};
     s.units = shape.t;
     fill_batch(s, shape);
     Random random;

@@ -92,9 +92,6 @@ def choices(op: str, layout: str, isa: str, case: Case) -> tuple[Choice, ...]:
         mine = [row for row in kernel_table() if (row.op, row.layout, row.isa) == (op, layout, isa)]
         return sorted(mine, key=lambda row: row.t_min)
 
-    if layout in SPARSE:
-        dense = [Choice(row.id, row.t_min, row.t_max, (1,)) for row in rows("i2s") if row.t_min > 1]
-        return (*(Choice(row.id, row.t_min, row.t_max, (0,)) for row in rows(layout)), *dense)
     residents = tuple(range(len(case.weights)))
     return tuple(Choice(row.id, row.t_min, row.t_max, residents) for row in rows(layout))
 

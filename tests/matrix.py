@@ -107,7 +107,9 @@ def run(path: Path, row: Row, lengths: Lengths, seed: int) -> tuple[str, int]:
                 assert any(count.kernel.startswith("i2s_columns") and count.macs for count in counts) == row["sparse"]
                 panels = "i2s_groups" if row["model"] == BLOCK_SCALES else LAYOUTS[str(row["layout"])]
                 products = {count.kernel.rpartition("_")[0] for count in counts if "_gem" in count.kernel}
-                assert {f"{panels}_gemv", f"{panels}_gemm"} == products - {"i2s_columns_gemv", "i2s_rows_gemv"}
+                assert {f"{panels}_gemv", f"{panels}_gemm"} == products - {
+                    f"i2s_{part}_{name}" for part in ("columns", "rows") for name in ("gemv", "gemm")
+                }
                 assert any(count.kernel.startswith("rescore") and count.macs for count in counts) == row["screen"]
     return hashlib.sha256(f"{logits} {text}".encode()).hexdigest(), mix.n_reused + n_cached
 

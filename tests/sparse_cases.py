@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kernel_cases import F32, LINEAR_KINDS, Case, Weight, panels
+from kernel_cases import F32, LINEAR_KINDS, Case, Weight
 from tritium import numerics
 from tritium.layouts import LAYOUTS
 
@@ -42,82 +42,92 @@ def _case(
     label: str, q: NDArray[np.int8], scale_x: F32, trits: NDArray[np.int8], scale_w: float, weight: Weight, active: int,
     unit: int, nbytes: int, gate: F32 | None = None, initial: F32 | None = None,
 ) -> Case:  # fmt: skip
-    n, k = trits.shape
-    y = np.zeros((1, -(-n // 16) * 16), np.float32)
+    (n, k), t = trits.shape, len(q)
+    y = np.zeros((t, -(-n // 16) * 16), np.float32)
     with np.errstate(all="ignore"):
         y[:, :n] = numerics.ternary_linear(q, scale_x[:, 0], trits, np.float32(scale_w))
     if gate is not None:
         y[:, :n][~(gate > 0)] = 0
     inputs: tuple[NDArray[np.generic], ...] = (q, scale_x) if gate is None else (q, scale_x, gate)
     attrs = {"k": k, "n": n, "group": 0, "act_bits": 8, "accumulate": int(initial is not None)}
-    # The second weight is for the kernels of other numbers of rows, which a plan must have.
     return Case(
-        label, 1, attrs, inputs, (y if initial is None else initial + y,), (weight, panels(trits, scale_w)),
-        initial=initial, macs=active * unit, skipped=n * k - active * unit, nbytes=nbytes,
+        f"T={t} {label}", t, attrs, inputs, (y if initial is None else initial + y,), (weight,),
+        initial=initial, macs=active * unit, skipped=t * n * k - active * unit, nbytes=nbytes,
     )  # fmt: skip
 
 
-def _rows() -> Iterator[Case]:
+def _rows(many: tuple[int, ...]) -> Iterator[Case]:
     sizes = ((128, 1), (256, 15), (384, 300), (640, 17), (4224, 33), (2560, 64))
     for i, (k, n) in enumerate(sizes):
         for j, (kind, make) in enumerate(LINEAR_KINDS.items()):
-            for share in (None, *SHARES):
+            for m, share in enumerate((None, *SHARES)):
+                t = many[(i + j + m) % len(many)]
                 g = np.random.default_rng(zlib.crc32(repr((k, n, kind, share)).encode()))
-                q, trits = make(g, 1, k, n)
-                gate = None if share is None else (g.random((1, n)) * np.where(g.random((1, n)) < share, 1, -1))
+                q, trits = make(g, t, k, n)
+                gate = None if share is None else (g.random((t, n)) * np.where(g.random((t, n)) < share, 1, -1))
                 if gate is not None:
                     gate = gate.astype(np.float32)
                     if n > 20 and share == SHARES[(i + j) % 4]:
-                        gate[0, : EDGES.size] = EDGES
-                scale_w, weight_of = float(g.random(1, np.float32)[0]), rows_of_file
-                active = n if gate is None else int((gate > 0).sum())
+                        gate[t // 2, : EDGES.size] = EDGES
+                scale_w = float(g.random(1, np.float32)[0])
+                active = t * n if gate is None else int((gate > 0).sum())
                 yield _case(
-                    f"K={k} N={n} {kind} open={share}", q, g.random((1, 1), np.float32), trits, scale_w,
-                    weight_of(trits, scale_w), active, k, active * (k // 4) + 4, gate,
+                    f"K={k} N={n} {kind} open={share}", q, g.random((t, 1), np.float32), trits, scale_w,
+                    rows_of_file(trits, scale_w), active, k, (active if t == 1 else n) * (k // 4) + 4, gate,
                 )  # fmt: skip
 
 
-def _overflowing() -> Iterator[Case]:
-    """Sums that leave float32 are computed behind closed gates too: a zero times infinity is not zero."""
+def _overflowing(t: int) -> Iterator[Case]:
+    """Sums that leave float32 are computed behind closed gates too: a zero times infinity is not zero.
+
+    Here no sum is zero: the sign of the NaN that it would make is the machine's.
+    """
     k, n = 256, 40
     g = np.random.default_rng(5)
-    q, trits = LINEAR_KINDS["random"](g, 1, k, n)
-    closed, weight = np.full((1, n), -1, np.float32), rows_of_file(trits, 2.0)
-    for scale, active in ((3e38, n), (float(np.finfo(np.float32).max) / (2 * 128 * k), 0)):
-        case = _case(f"scale {scale:.3g}", q, np.full((1, 1), scale, np.float32), trits, 2.0, weight, active, k,
-                     active * (k // 4) + 4, None if active else closed)  # fmt: skip
+    q, trits = LINEAR_KINDS["random"](g, t, k, n)
+    closed, weight = np.full((t, n), -1, np.float32), rows_of_file(trits, 2.0)
+    for scale, active in ((3e38, t * n), (float(np.finfo(np.float32).max) / (2 * 128 * k), 0)):
+        read = (active if t == 1 else n) * (k // 4) + 4
+        case = _case(f"scale {scale:.3g}", q, np.full((t, 1), scale, np.float32), trits, 2.0, weight, active, k, read,
+                     None if active else closed)  # fmt: skip
         if active:
-            case = Case(case.label, 1, case.attrs, (*case.inputs, closed), case.expected, case.weights,
+            case = Case(case.label, t, case.attrs, (*case.inputs, closed), case.expected, case.weights,
                         macs=case.macs, nbytes=case.nbytes)  # fmt: skip
         yield case
 
 
-def _columns() -> Iterator[Case]:
+def _columns(many: tuple[int, ...]) -> Iterator[Case]:
     sizes = ((1, 1), (2, 16), (15, 17), (64, 255), (100, 256), (257, 257), (640, 600), (1040, 40))
     for i, (k, n) in enumerate(sizes):
         for j, (kind, make) in enumerate(LINEAR_KINDS.items()):
-            for share in SHARES:
+            for m, share in enumerate(SHARES):
+                t = many[(i + j + m) % len(many)]
                 g = np.random.default_rng(zlib.crc32(repr((k, n, kind, share)).encode()))
-                q, trits = make(g, 1, k, n)
-                q = np.where(g.random((1, k)) < share, q, np.int8(0))
+                q, trits = make(g, t, k, n)
+                q = np.where(g.random((t, k)) < share, q, np.int8(0))
                 scale_w = float(g.random(1, np.float32)[0])
                 weight, active = columns(trits, scale_w), int(np.count_nonzero(q))
-                width = -(-n // 16) * 16
-                initial = g.standard_normal((1, width), np.float32) if (i + j) % 2 else None
+                initial = g.standard_normal((t, -(-n // 16) * 16), np.float32) if (i + j) % 2 else None
+                column_bytes = (weight.data.size - 64) // k
                 yield _case(
                     f"K={k} N={n} {kind} nonzero={share}{', accumulate' if initial is not None else ''}", q,
-                    g.random((1, 1), np.float32), trits, scale_w, weight, active, n,
-                    active * (weight.data.size - 64) // k + 4, None, initial,
+                    g.random((t, 1), np.float32), trits, scale_w, weight, active, n,
+                    (active if t == 1 else k) * column_bytes + 4, None, initial,
                 )  # fmt: skip
 
 
+MANY = (2, 3, 16, 17, 70)
+"""Tokens of one group, which workers share by columns, and of several; more than pass a block of rows together."""
+
+
 def cases(layout: str) -> Iterator[Case]:
-    """Calls for one token on the layout."""
-    if layout == "i2_s":
-        yield from _rows()
-        yield from _overflowing()
-    else:
-        yield from _columns()
+    """Calls for one token and for many on the layout."""
+    for many in ((1,), MANY):
+        if layout == "i2_s":
+            yield from _rows(many)
+            yield from _overflowing(many[0])
+        else:
+            yield from _columns(many)
 
 
 SPARSE = ("i2_s", "i2s_columns")

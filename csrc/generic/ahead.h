@@ -33,6 +33,25 @@ struct Ahead {
   }
 };
 
+// Asks for the first places of a list, for which nothing has asked. Forced inline: gcc takes a function that only prefetches for one
+// without effect, and drops its calls.
+[[gnu::always_inline]] inline void ask_first(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t b = 0; b < line_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + list[i] * line_bytes + b), _MM_HINT_T1);
+  }
+}
+
+// What asks as a list goes on, for rows of which one token needs a part.
+struct Listed {
+  [[gnu::always_inline]] static void begin(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
+    ask_first(w, line_bytes, list, n < kFirstAsk ? n : kFirstAsk);
+  }
+  template <int kWidth>
+  [[gnu::always_inline]] static Ahead<kWidth> at(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t i, int64_t n) {
+    return {w, line_bytes, list, i, n};
+  }
+};
+
 // Columns that pass block by block, and as many that come next.
 template <int64_t kMost>
 struct Group {
@@ -63,14 +82,6 @@ template <int64_t kMost>
 [[gnu::always_inline]] inline Lines lines_again(const Group<kMost>& group, int64_t b, int64_t column_bytes) {
   const int64_t half = column_bytes / 2;
   return b < half ? Lines{group.now, b + half} : Lines{group.next, b - half};
-}
-
-// Asks for the first places of a list, for which nothing has asked. Forced inline: gcc takes a function that only prefetches for one
-// without effect, and drops its calls.
-[[gnu::always_inline]] inline void ask_first(const uint8_t* w, int64_t line_bytes, const int32_t* list, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t b = 0; b < line_bytes; b += 64) _mm_prefetch(reinterpret_cast<const char*>(w + list[i] * line_bytes + b), _MM_HINT_T1);
-  }
 }
 
 }  // namespace

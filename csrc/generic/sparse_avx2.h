@@ -92,12 +92,13 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
   return sum_of_codes(q, k);
 }
 
+template <class Asks>
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
-                          float scale, float* out) {
-  ask_first(w, row_bytes, rows, n < kFirstAsk ? n : kFirstAsk);
+                          float scale, float* out, Asks& asks) {
+  asks.begin(w, row_bytes, rows, n);
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* row = w + rows[i] * row_bytes;
-    const Ahead<1> ahead(w, row_bytes, rows, i, n);
+    auto&& ahead = asks.template at<1>(w, row_bytes, rows, i, n);
     PairSums sums;
     clear(sums);
     for (int64_t b = 0; b < row_bytes;) {
@@ -137,7 +138,8 @@ struct HalfBlock {
 }
 
 // 32 bytes of each of at most kTogether columns, which make 128 rows; as many lines are asked for.
-inline void add_half_block(const Lines& columns, int64_t n, const Lines& wanted, const int8_t* codes, int32_t* sums) {
+template <class Wanted>
+inline void add_half_block(const Lines& columns, int64_t n, Wanted& wanted, const int8_t* codes, int32_t* sums) {
   const __m256i zero = _mm256_setzero_si256(), three = _mm256_set1_epi8(3), twelve = _mm256_set1_epi8(12);
   HalfBlock s{zero, zero, zero, zero, zero, zero, zero, zero};
   for (int64_t i = 0; i < n; i += 2) {
@@ -176,8 +178,28 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
     const Group<kTogether> group(w, column_bytes, columns, i, here, n);
     for (int64_t b = 0; b < column_bytes; b += 64) {
       int32_t* at = sums + 4 * b;
-      add_half_block({group.now, b}, here, lines_after(group, b), codes + i, at);
-      add_half_block({group.now, b + 32}, here, lines_again(group, b, column_bytes), codes + i, at + 8);
+      const Lines after = lines_after(group, b), again = lines_again(group, b, column_bytes);
+      add_half_block({group.now, b}, here, after, codes + i, at);
+      add_half_block({group.now, b + 32}, here, again, codes + i, at + 8);
+    }
+  }
+}
+
+// Columns that are near: what is asked for follows behind them.
+template <class Asks>
+inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
+                             Asks& asks) {
+  struct Wanted {
+    Asks& asks;
+    [[gnu::always_inline]] void ask(int64_t i) { asks.lines(i % 2); }
+  } wanted{asks};
+  for (int64_t i = 0; i < n; i += kTogether) {
+    const int64_t here = n - i < kTogether ? (n - i + 1) / 2 * 2 : kTogether;
+    const uint8_t* now[kTogether];
+    for (int64_t j = 0; j < here; ++j) now[j] = w + columns[i + j] * column_bytes;
+    for (int64_t b = 0; b < column_bytes; b += 64) {
+      add_half_block({now, b}, here, wanted, codes + i, sums + 4 * b);
+      add_half_block({now, b + 32}, here, wanted, codes + i, sums + 4 * b + 8);
     }
   }
 }

@@ -79,7 +79,7 @@ struct RowSums {
   s.s3 = _mm512_dpbusd_epi32(s.s3, _mm512_and_si512(packed, _mm512_set1_epi8(3)), a3);
   asm("" : "+v"(s.s0), "+v"(s.s1), "+v"(s.s2), "+v"(s.s3));
 }
-inline __m256i fold(const RowSums& s) {
+[[gnu::always_inline]] inline __m256i fold(const RowSums& s) {
   const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(s.s0, 6), _mm512_srai_epi32(s.s1, 4));
   const __m512i all = _mm512_add_epi32(high, _mm512_add_epi32(_mm512_srai_epi32(s.s2, 2), s.s3));
   return _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
@@ -100,14 +100,15 @@ template <class Load>
 }
 
 // Four rows share the activations; the last ones may be one row again and again, whose number stands behind the list then.
+template <class Asks>
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, int32_t* rows, int64_t n, const int8_t* a, int32_t total,
-                          float scale, float* out) {
+                          float scale, float* out, Asks& asks) {
   for (int64_t i = n; i % 4 != 0; ++i) rows[i] = rows[n - 1];
-  ask_first(w, row_bytes, rows, n < kFirstAsk ? n : kFirstAsk);
+  asks.begin(w, row_bytes, rows, n);
   for (int64_t i = 0; i < n; i += 4) {
     const uint8_t* row[4];
     for (int64_t j = 0; j < 4; ++j) row[j] = w + rows[i + j] * row_bytes;
-    const Ahead<4> ahead(w, row_bytes, rows, i, n);
+    auto&& ahead = asks.template at<4>(w, row_bytes, rows, i, n);
     const int8_t* x = a;
     const __m512i zero = _mm512_setzero_si512();
     const RowSums zeros{zero, zero, zero, zero};
@@ -199,6 +200,30 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
       store_sums(s2, at + 32);
       store_sums(s3, at + 48);
     }
+  }
+}
+
+// Columns that are near: block by block, all of them. A block's sums stay in registers.
+template <class Asks>
+inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
+                             Asks& asks) {
+  for (int64_t b = 0; b < column_bytes; b += 64, sums += kColumnRows) {
+    const uint8_t* block = w + b;
+    PairSums s0 = load_sums(sums), s1 = load_sums(sums + 16), s2 = load_sums(sums + 32), s3 = load_sums(sums + 48);
+    for (int64_t j = 0; j < n; j += 4) {
+      const int32_t* c = columns + j;
+      asks.lines(4);
+      const Quad x = interleave(block + c[0] * column_bytes, block + c[1] * column_bytes, block + c[2] * column_bytes, block + c[3] * column_bytes);
+      const __m512i a = four_codes(codes + j);
+      add_four(s0, x.v0, a);
+      add_four(s1, x.v1, a);
+      add_four(s2, x.v2, a);
+      add_four(s3, x.v3, a);
+    }
+    store_sums(s0, sums);
+    store_sums(s1, sums + 16);
+    store_sums(s2, sums + 32);
+    store_sums(s3, sums + 48);
   }
 }
 

@@ -20,8 +20,12 @@ inline int32_t arrange(const int8_t* q, int64_t k, int8_t* a) {
   return sum_of_codes(q, k);
 }
 
+// Asks for nothing.
+struct Listed {};
+
+template <class Asks>
 inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* rows, int64_t n, const int8_t* a, int32_t total,
-                          float scale, float* out) {
+                          float scale, float* out, Asks&) {
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* row = w + rows[i] * row_bytes;
     int32_t sum = -total;
@@ -48,6 +52,12 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
       at[192] += (packed >> 6) * q;
     }
   }
+}
+
+template <class Asks>
+inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
+                             Asks&) {
+  add_columns(w, column_bytes, columns, n, codes, sums);
 }
 
 }  // namespace

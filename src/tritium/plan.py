@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tritium.backends import COLUMNS_LAYOUT, Backend, KernelRow
+from tritium.backends import Backend
 from tritium.errors import ShapeError, UnsupportedError
 from tritium.graph import graph_hash
 from tritium.ir import DTYPES, Buffer, Choice, Graph, Node, Operand, Plan, Resident, Step, Value, encode_plan
@@ -35,15 +35,12 @@ class Fused:
     outputs: tuple[str, ...]
     attrs: Mapping[str, float]
     in_place: bool = False
-    sparse: KernelRow | None = None
-    """What runs one token of a linear, of whose weights zeros leave only a part to read."""
     layout: str = ""
     """Of a linear's matrix in memory."""
-
-    @property
-    def is_gated(self) -> bool:
-        """The third input says which rows are needed."""
-        return self.sparse is not None and self.sparse.layout != COLUMNS_LAYOUT
+    has_whole_panels: bool = True
+    """False of a linear of whose matrix zeros leave only rows, or columns, to multiply."""
+    is_gated: bool = False
+    """The third input says which rows are needed."""
 
 
 def make_plan(
@@ -60,7 +57,7 @@ def make_plan(
     """Plan steps of up to ``max_tokens`` tokens and ``max_outputs`` rows of logits on a back end.
 
     ``head_screen``: find candidates by bounds on all logits and the logits of few rows: "auto" where it pays, "on", "off".
-    ``ffn_sparsity``: for one token, leave out rows of ffn_up behind closed gates and columns of ffn_down of code 0, likewise.
+    ``ffn_sparsity``: leave out a token's rows of ffn_up behind closed gates and its columns of ffn_down of code 0, likewise.
     ``weight_layout``: ternary matrices in memory in "2bit" or "1.6bit", or "auto": each as the back end takes it to be quicker.
 
     Errors: ShapeError for limits out of range; UnsupportedError when the back end has no kernel for an op.
@@ -164,13 +161,15 @@ def _sparse(nodes: list[Fused], graph: Graph, backend: Backend, ffn_sparsity: st
             continue
         for end, by_columns in zip(ends, (False, True), strict=True):
             n, k = graph.weights[end.nodes[0].weights[0]].shape
-            row = backend.sparse_kernel(
+            layout = backend.sparse_layout(
                 graph.weights[end.nodes[0].weights[0]].layout, n, k, by_columns=by_columns, ffn_sparsity=ffn_sparsity
             )
-            if row is not None:
+            if layout is not None:
                 found = True
                 inputs = end.inputs if by_columns else (*end.inputs, gate)
-                out[makers[end.outputs[0]]] = replace(end, inputs=inputs, sparse=row)
+                out[makers[end.outputs[0]]] = replace(
+                    end, inputs=inputs, layout=layout, has_whole_panels=False, is_gated=not by_columns
+                )
     if ffn_sparsity == "on" and not found:
         raise UnsupportedError(
             "no zeros to leave out", where=f"architecture {graph.config.architecture} on back end {backend.name}",
@@ -231,12 +230,10 @@ def _screen(
 
 def _in_layout(f: Fused, graph: Graph, backend: Backend, weight_layout: str) -> Fused:
     """A linear whose matrix has its layout in memory."""
-    if f.op != "linear":
+    if f.op != "linear" or f.layout:
         return f
     n, k, file_layout = int(f.attrs["n"]), int(f.attrs["k"]), graph.weights[f.nodes[0].weights[0]].layout
-    layout = backend.linear_layout(
-        file_layout, n, k, weight_layout, is_sparse=f.sparse is not None, group=int(f.attrs["group"])
-    )
+    layout = backend.linear_layout(file_layout, n, k, weight_layout, group=int(f.attrs["group"]))
     return replace(f, layout=layout)
 
 
@@ -320,12 +317,7 @@ def _residents(
 ) -> tuple[tuple[Resident, ...], dict[tuple[tuple[str, ...], str], int]]:
     residents: list[Resident] = []
     index: dict[tuple[tuple[str, ...], str], int] = {}
-    keys = (
-        (f, key)
-        for f in fused
-        for tensors in _weight_groups(f)
-        for key in (_resident_key(f, tensors, graph, backend), *([(tensors, f.sparse.layout)] if f.sparse else []))
-    )
+    keys = ((f, _resident_key(f, tensors, graph, backend)) for f in fused for tensors in _weight_groups(f))
     for f, key in keys:
         if key not in index:
             tensors, layout = key
@@ -334,7 +326,7 @@ def _residents(
                 shapes = [(context, shape[1]) for shape in shapes]
             rows = 1 if len(shapes[0]) == 1 else sum(s[0] for s in shapes)
             cols = shapes[0][-1]
-            if f.op == "linear" and not (f.sparse and layout == f.sparse.layout):
+            if f.op == "linear" and f.has_whole_panels:
                 rows = sum(_padded(s[0], backend.panel_rows) for s in shapes)
             index[key] = len(residents)
             residents.append(Resident(tensors, layout, rows, cols, backend.resident_bytes(layout, rows, cols)))
@@ -369,10 +361,6 @@ def _step(
     layout = residents[reads[0]].layout if reads else "none"
     rows = backend.kernels(f.op, layout, f.attrs)
     choices = tuple(Choice(row.id, row.t_min, row.t_max, reads) for row in rows)
-    if f.sparse:
-        chosen = index[_weight_groups(f)[0], f.sparse.layout]
-        first = Choice(f.sparse.id, f.sparse.t_min, f.sparse.t_max, (chosen,))
-        choices = (first, *(c for c in choices if c.t_min > first.t_max))
     inputs = f.inputs[: 2 + f.is_gated] if f.op == "linear" else f.inputs
     outputs = f.outputs[:1] if f.op == "linear" else f.outputs
     return Step(

@@ -45,7 +45,7 @@ class Mutant:
 MUTANTS = {
     # 64 additions fit an int16, 65 do not; a block makes 4, so the next number after 64 is 68.
     "flushed_too_late": Mutant(
-        "avx2", "generic/dot_avx2.h", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS | {"i2s_rows_gemv"}
+        "avx2", "generic/dot_avx2.h", "kFlushBlocks = 16;", "kFlushBlocks = 17;", LINEARS | {"i2s_rows_gemv", "i2s_rows_gemm"}
     ),
     "lane_dropped": Mutant(
         "avx2", "generic/lanes_avx2.h", "_mm256_add_ps(a.lo, a.hi)",

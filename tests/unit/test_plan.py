@@ -12,7 +12,6 @@ import pytest
 
 from tiny_models import TINY, write_tiny
 from tritium import backends
-from tritium.backends import KernelRow
 from tritium.backends.cpu import CpuBackend
 from tritium.backends.kernel_choice import KernelChoice
 from tritium.engine.kv import block_bytes
@@ -162,13 +161,13 @@ def test_zeros_are_left_out_only_where_a_gate_closes(graphs: dict[str, Graph]) -
         assert (sparse.graph_hash, sparse.hash == dense.hash) == (dense.graph_hash, False)
         steps = {s.label: s for s in sparse.steps if s.block == 0 and s.op == "linear"}
         down = [sparse.residents[c.residents[0]].layout for c in steps["ffn_down"].choices]
-        assert down == ["i2s_columns", "i2s"]
+        assert down == ["i2s_columns"] * 2
         assert [c.t_min for c in steps["ffn_down"].choices] == [1, 2]
         by_rows = graph.config.d_model % 128 == 0
         assert ("ffn_up" in steps) == by_rows
         if by_rows:
             up = steps["ffn_up"]
-            assert [sparse.residents[c.residents[0]].layout for c in up.choices] == ["i2_s", "i2s"]
+            assert [sparse.residents[c.residents[0]].layout for c in up.choices] == ["i2_s"] * 2
             assert up.inputs[2:] == steps["ffn_gate"].outputs
     with pytest.raises(UnsupportedError, match="no zeros"):
         make_plan(graphs["relu2_mha_tied"], backends.find("reference"), ffn_sparsity="on")
@@ -177,16 +176,15 @@ def test_zeros_are_left_out_only_where_a_gate_closes(graphs: dict[str, Graph]) -
 
 
 def test_large_matrices_are_sparse_where_kernels_are_tuned() -> None:
-    def rows(isa: str, layout: str) -> KernelRow | None:
-        return CpuBackend((isa,)).sparse_kernel(layout, 6912, 2560, by_columns=False, ffn_sparsity="auto")
+    def rows(isa: str, layout: str) -> str | None:
+        return CpuBackend((isa,)).sparse_layout(layout, 6912, 2560, by_columns=False, ffn_sparsity="auto")
 
-    assert rows("avx512vnni", "i2_s") == KernelRow("i2s_rows_gemv_avx512vnni", 1, 1, "i2_s")
-    assert rows("avx2", "i2_s") == KernelRow("i2s_rows_gemv_avx2", 1, 1, "i2_s")
+    assert [rows(isa, "i2_s") for isa in ("avx512vnni", "avx2")] == ["i2_s"] * 2
     assert [rows(isa, "i2_s") for isa in ("neondot", "scalar")] == [None, None]
     assert {rows("avx2", layout) for layout in ("i2_s", "tq1_0", "tq2_0")} == {rows("avx2", "i2_s")}
     assert [rows("avx2", layout) for layout in ("i2_s_64", "i2_s_4row")] == [None] * 2
-    by_columns = CpuBackend(("avx2",)).sparse_kernel("i2_s_64", 2560, 6912, by_columns=True, ffn_sparsity="auto")
-    assert by_columns == KernelRow("i2s_columns_gemv_avx2", 1, 1, "i2s_columns")
+    by_columns = CpuBackend(("avx2",)).sparse_layout("i2_s_64", 2560, 6912, by_columns=True, ffn_sparsity="auto")
+    assert by_columns == "i2s_columns"
 
 
 def test_panels_are_of_2_bits_unless_others_are_asked_for_or_quicker(graphs: dict[str, Graph]) -> None:
@@ -211,17 +209,16 @@ def test_panels_are_of_2_bits_unless_others_are_asked_for_or_quicker(graphs: dic
 def test_large_matrices_take_the_quicker_layout() -> None:
     asked: list[tuple[int, int]] = []
 
-    def layout(tq1_ns: float, *isas: str, n: int = 6912, is_sparse: bool = False, wish: str = "auto") -> str:
+    def layout(tq1_ns: float, *isas: str, n: int = 6912, wish: str = "auto") -> str:
         def measure(n: int, k: int, layouts: tuple[str, ...]) -> dict[str, float]:
             asked.append((n, k))
             return {"i2s": 100.0, "tq1": tq1_ns}
 
         choice = KernelChoice(isas, time_layouts=measure)
-        return choice.linear_layout("i2_s", n, 2560, wish, is_sparse=is_sparse)
+        return choice.linear_layout("i2_s", n, 2560, wish)
 
     assert [layout(ns, "avx2") for ns in (90, 99, 102, 104)] == ["tq1", "tq1", "tq1", "i2s"]
     assert asked == [(6912, 2560)] * 4
-    assert layout(50, "avx2", is_sparse=True) == "i2s"
     assert layout(50, "avx2", n=16) == "i2s"
     assert layout(50, "scalar") == "i2s", "nobody tuned its kernels"
     assert layout(50, "avx2", wish="2bit") == "i2s"
@@ -229,13 +226,13 @@ def test_large_matrices_take_the_quicker_layout() -> None:
     assert len(asked) == 4
     assert (
         KernelChoice(("avx2",), time_layouts=lambda *_: {"i2s": 2, "tq1": 1}).linear_layout(
-            "i2_s", 2560, (1 << 16) + 1, "auto", is_sparse=False
+            "i2_s", 2560, (1 << 16) + 1, "auto"
         )
         == "i2s"
     )
     with pytest.raises(UnsupportedError, match="too deep"):
-        CpuBackend(("avx2",)).linear_layout("i2_s", 2560, (1 << 16) + 1, "1.6bit", is_sparse=False)
-    assert CpuBackend(("avx2",)).linear_layout("i2_s", 6912, 2560, "auto", is_sparse=False) == "i2s"
+        CpuBackend(("avx2",)).linear_layout("i2_s", 2560, (1 << 16) + 1, "1.6bit")
+    assert CpuBackend(("avx2",)).linear_layout("i2_s", 6912, 2560, "auto") == "i2s"
 
 
 def test_kernels_that_do_not_run_here_give_way_to_the_next_ones() -> None:

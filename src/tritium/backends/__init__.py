@@ -17,9 +17,6 @@ from tritium.types import Batch, StepResult, TensorInfo, Trace, TraceLevel
 if TYPE_CHECKING:
     from tritium.backends.packed import PackedStore
 
-COLUMNS_LAYOUT = "i2s_columns"
-"""A ternary matrix by columns."""
-
 BACKENDS = ("cpu", "reference", "null")
 
 DEVICES: dict[str, str] = {"auto": "cpu", "cpu": "cpu"}
@@ -27,15 +24,11 @@ DEVICES: dict[str, str] = {"auto": "cpu", "cpu": "cpu"}
 
 @dataclass(frozen=True, slots=True)
 class KernelRow:
-    """A kernel that a back end offers for t_min ≤ T ≤ t_max (0: unbounded) rows.
-
-    ``layout`` is the resident's where it is not the one that the op has for other T.
-    """
+    """A kernel that a back end offers for t_min ≤ T ≤ t_max (0: unbounded) rows."""
 
     id: str
     t_min: int
     t_max: int
-    layout: str = ""
 
 
 class TensorSource(Protocol):
@@ -88,13 +81,10 @@ class Backend(Protocol):
         """The layout in which an op other than linear wants a weight of this file layout in memory."""
         ...
 
-    def linear_layout(
-        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
-    ) -> str:
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, group: int = 0) -> str:
         """The layout in memory of a linear's matrix (n, k) of this file layout.
 
-        ``weight_layout``: "auto" (the quicker one), "2bit", "1.6bit". ``is_sparse``: for one token another layout is read;
-        ``group``: weights of a row that share a scale, 0 for all.
+        ``weight_layout``: "auto" (the quicker one), "2bit", "1.6bit". ``group``: weights of a row that share a scale, 0 for all.
         UnsupportedError for one that the back end does not have.
         """
         ...
@@ -108,12 +98,10 @@ class Backend(Protocol):
         """
         ...
 
-    def sparse_kernel(
-        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
-    ) -> KernelRow | None:
-        """What multiplies one token by a matrix (n, k) of this file layout and reads only the columns, or rows, that it needs.
+    def sparse_layout(self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str) -> str | None:
+        """The layout of a matrix (n, k) of this file layout of whose columns, or rows, each token multiplies only what it needs.
 
-        ``ffn_sparsity``: "auto" (where it pays) or "on" (wherever it can be). None: all of the matrix is read.
+        ``ffn_sparsity``: "auto" (where it pays) or "on" (wherever it can be). None: all of the matrix is multiplied.
         """
         ...
 

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 import tritium
 from tritium import _native, env, numerics
-from tritium.backends import COLUMNS_LAYOUT, Program, TensorSource
-from tritium.backends.kernel_choice import DIALECTS, GROUPS_LAYOUT, PANELS, PLANE_LAYOUT, ROWS_LAYOUT, KernelChoice
+from tritium.backends import Program, TensorSource
+from tritium.backends.kernel_choice import (
+    COLUMNS_LAYOUT,
+    DIALECTS,
+    GROUPS_LAYOUT,
+    PANELS,
+    PLANE_LAYOUT,
+    ROWS_LAYOUT,
+    KernelChoice,
+)
 from tritium.backends.packed import PackedStore
 from tritium.backends.tuning import FOLDER, Tuner, middle_turn, product_plan
 from tritium.errors import FormatError, NumericsError, OutOfMemoryError, ShapeError, UnsupportedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tritium.backends import COLUMNS_LAYOUT, KernelRow, refuse_screen
+from tritium.backends import KernelRow, refuse_screen
 from tritium.backends.tuning import NAMES, Measure, quicker
 from tritium.errors import UnsupportedError
 from tritium.kernel_table import kernel_table
@@ -30,10 +30,12 @@ LARGE_WEIGHTS = 1 << 20
 """From this many weights on a matrix is worth a second layout, or a choice of layouts."""
 DIALECTS = {**{layout: dialect for dialect, layout in I2S_LAYOUTS.items()}, "tq1_0": "tq1_0", "tq2_0": "tq2_0"}
 """Ternary layouts of files by their names in the native core."""
+COLUMNS_LAYOUT = "i2s_columns"
+"""A ternary matrix by columns."""
 ROWS_LAYOUT = I2S_LAYOUTS["128"]
 _ROWS_FROM = (ROWS_LAYOUT, "tq1_0", "tq2_0")
 _SPARSE_ISAS = ("avx512vnni", "avxvnni", "avx2")
-"""Where reading a part of a matrix is quicker than all of it."""
+"""Where a part of a matrix is quicker than all of it."""
 _TABLES = ("f32", "f16", "bf16", "q8_0", "q6_k")
 
 
@@ -92,13 +94,10 @@ class KernelChoice:
             return file_layout
         return "f32"
 
-    def linear_layout(
-        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
-    ) -> str:
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, group: int = 0) -> str:
         """Panels of 2 or 1.6 bits a weight. "auto": of a large matrix those that took less time, where somebody has timed them.
 
-        Sparse matrices, of which one token reads only a part, keep 2 bits: their panels serve many tokens. With a scale a group
-        there is one layout, of 2 bits.
+        With a scale a group there is one layout, of 2 bits.
         """
         if group:
             if weight_layout == "1.6bit":
@@ -111,7 +110,7 @@ class KernelChoice:
                 )
             return WEIGHT_LAYOUTS[weight_layout]
         plain = WEIGHT_LAYOUTS["2bit"]
-        if self._time_layouts is None or is_sparse or k > TRIT_DEPTH or n * k < LARGE_WEIGHTS:
+        if self._time_layouts is None or k > TRIT_DEPTH or n * k < LARGE_WEIGHTS:
             return plain
         # Kernels that no one tuned are not worth the time.
         isas = {layout: self._best("linear", layout) for layout in PANELS}
@@ -147,9 +146,7 @@ class KernelChoice:
         refuse_screen(head_screen, f"{file_layout}, {k} columns")
         return None
 
-    def sparse_kernel(
-        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
-    ) -> KernelRow | None:
+    def sparse_layout(self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str) -> str | None:
         """Rows of I2_S in blocks of 128, columns of any ternary layout; "auto": large matrices, tuned kernels."""
         if max(n, k) > SPARSE_DEPTH:
             return None
@@ -158,5 +155,4 @@ class KernelChoice:
         if not by_columns and (file_layout not in _ROWS_FROM or k % 128):
             return None
         layout = COLUMNS_LAYOUT if by_columns else ROWS_LAYOUT
-        row = next((row for row in self._rows if row.op == "linear" and row.layout == layout), None)
-        return KernelRow(row.id, row.t_min, row.t_max, layout) if row else None
+        return layout if self._best("linear", layout) else None

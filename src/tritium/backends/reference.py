@@ -37,9 +37,7 @@ class ReferenceBackend:
         """The file's layout."""
         return file_layout
 
-    def linear_layout(
-        self, file_layout: str, n: int, k: int, weight_layout: str, *, is_sparse: bool, group: int = 0
-    ) -> str:
+    def linear_layout(self, file_layout: str, n: int, k: int, weight_layout: str, *, group: int = 0) -> str:
         """The file's layout."""
         refuse_layout(weight_layout, f"back end {self.name}")
         return file_layout
@@ -53,9 +51,7 @@ class ReferenceBackend:
         refuse_screen(head_screen, f"back end {self.name}")
         return None
 
-    def sparse_kernel(
-        self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str
-    ) -> KernelRow | None:
+    def sparse_layout(self, file_layout: str, n: int, k: int, *, by_columns: bool, ffn_sparsity: str) -> str | None:
         """None: matrices are read whole."""
         return None
 

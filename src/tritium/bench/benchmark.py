@@ -168,9 +168,10 @@ class Benchmark:
     ``prompt_tokens`` and ``tokens`` count those of all ``n_sequences`` that ran together, and so do the speeds.
 
     ``warmup_s`` is None without a warm-up. ``decode_limit_percent``: bytes a second over the bandwidth, ``prefill_limit_percent``
-    the linears' products a second over the int8 peak, ``prefill_bound_percent`` the least time of these and of attention's
-    float32 products over the time that prefill took: all are medians of ratios to the limits measured in the same repeat, None
-    for a back end that is not the native core. ``joules_per_token`` counts prompt and output; None where nothing can be read.
+    the linears' products a second over the int8 peak, those that zeros spare included, ``prefill_bound_percent`` the least time
+    of these and of attention's float32 products over the time that prefill took: all are medians of ratios to the limits
+    measured in the same repeat, None for a back end that is not the native core. ``joules_per_token`` counts prompt and output;
+    None where nothing can be read.
     """
 
     n_sequences: int

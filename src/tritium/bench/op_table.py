@@ -83,13 +83,13 @@ def op_table(trace: Trace, plan: Plan, limits: Limits | None) -> list[OpRow]:
 
 
 def products_of(trace: Trace, plan: Plan) -> tuple[int, int]:
-    """The counted int8 products of the linears, and the float32 products of attention."""
+    """The int8 products of the linears, counted as done or as spared by zeros, and the float32 products of attention."""
     ops = ops_of(plan)
     sums: dict[Part, int] = {"body": 0, "kv": 0}
     for count in trace.counts:
         part = _PARTS.get(ops[count.step, count.kernel], "other") if count.calls else "other"
         if part in sums:
-            sums[part] += count.macs
+            sums[part] += count.macs + count.macs_skipped
     return sums["body"], sums["kv"]
 
 

@@ -80,15 +80,16 @@ def _screened_bytes(facts: Facts, s: StepWork) -> Check | None:
 
 
 def _expected(facts: Facts, s: StepWork, names: list[str]) -> int | None:
-    """What all calls of a step read; where it leaves out rows or columns, those that it multiplied, and a scale a call."""
+    """What all calls of a step read; where one token leaves out rows or columns, those that it multiplied, and a scale a call."""
     entry, calls = registry.find(s.kernel), s.calls
     if entry is None:
         return None
     if entry.layout in registry.SKIP_REASONS:
         n, k = facts.shapes.get(names[0], [1, 1])
+        is_one = "_gemv_" in entry.id
         if entry.layout == "i2s_columns":
-            return s.macs // n * column_bytes(n) + 4 * calls
-        return s.macs // k * (k // 4) + 4 * calls
+            return (s.macs // n if is_one else k * calls) * column_bytes(n) + 4 * calls
+        return (s.macs // k if is_one else n * calls) * (k // 4) + 4 * calls
     if entry.op == HEAD:
         size = file_bytes(entry.layout, facts.config["vocab_size"] * facts.config["d_model"])
         return None if size is None else size * calls

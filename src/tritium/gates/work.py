@@ -170,10 +170,8 @@ def _skips(facts: Facts) -> Check:
             continue
         found[reason] += s.macs_skipped
         n, k = facts.shapes.get(matrices(s.block, s.label)[0], [1, 1])
-        if reason == "zero_gate":
-            rows[s.block] = s.macs_skipped // k
-        else:
-            columns[s.block] = s.macs_skipped // n
+        skipped, whole = (rows, k) if reason == "zero_gate" else (columns, n)
+        skipped[s.block] = skipped.get(s.block, 0) + s.macs_skipped // whole
     for block, n_columns in columns.items():
         if n_columns < rows.get(block, 0):
             return check("skipped_macs", "E3", False, n_columns, f"at least {rows[block]}",
