@@ -156,12 +156,9 @@ int64_t panels_of(const StepSpec& linear) { return (linear.ints[1] + kPanelRows 
 
 }  // namespace
 
-// Whether a linear's kernel forms tables of its tokens: anew for each piece, so that few tokens and many panels suit it.
+// Whether a linear's kernel forms tables of its tokens.
 bool Executor::is_cut(size_t step) const {
-  const StepSpec& spec = plan_.steps[step];
-  if (spec.rule->units != Units::panels || rows(spec) < kTableLeast) return false;
-  const std::string_view isa = prepared_[step].kernels[choose(step)]->isa;
-  return (isa == "avx2" || isa == "avxvnni") && (layout(step) == "i2s" || layout(step) == "tq1");
+  return prepared_[step].kernels[choose(step)]->forms_tables && rows(plan_.steps[step]) >= kTableLeast;
 }
 
 Executor::Cut Executor::cut(size_t step) const {

@@ -183,6 +183,7 @@ struct Kernel {
   int32_t t_min;
   int32_t t_max;  // 0: unbounded
   KernelFn run;
+  bool forms_tables;  // of kTableLeast tokens and more: anew in each call, so that few tokens and many panels suit it
 };
 
 // The only symbol of a kernel unit: extern "C" const Kernel* tritium_kernels_<isa>(int64_t* n).

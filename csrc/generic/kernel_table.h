@@ -6,7 +6,13 @@
 namespace tritium {
 namespace {
 
-#define KERNEL(id, op, layout, isa, t_min, t_max, kind) {#id, #op, #layout, #isa, t_min, t_max, id},
+#ifdef TRITIUM_FORMS_TABLES
+constexpr bool forms_tables(KernelFn f) { return f == TRITIUM_PASTE(i2s_gemm, TRITIUM_ISA) || f == TRITIUM_PASTE(tq1_gemm, TRITIUM_ISA); }
+#else
+constexpr bool forms_tables(KernelFn) { return false; }
+#endif
+
+#define KERNEL(id, op, layout, isa, t_min, t_max, kind) {#id, #op, #layout, #isa, t_min, t_max, id, forms_tables(id)},
 constexpr Kernel kRows[] = {
 #include "kernels.inc"
 };

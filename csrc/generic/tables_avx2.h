@@ -269,6 +269,7 @@ void gemm(const Call& call, int64_t begin, int64_t end, Work& work) {
   count_linear(call, panels, begin, end, work);
 }
 
+#define TRITIUM_FORMS_TABLES
 KERNEL_FUNCTION(i2s_gemm) { gemm<Panels>(call, begin, end, work); }
 KERNEL_FUNCTION(tq1_gemm) { gemm<TritPanels>(call, begin, end, work); }
 
