@@ -28,6 +28,8 @@ from tritium.backends import cpu
 
 POINT_S = 1.2
 CHECK_S = 0.6
+ATTEMPTS = 3
+"""How often a point may be climbed: others can slow a kernel down for as long as one climb takes, but not speed it up."""
 
 
 def table(rows: Sequence[Row]) -> Iterable[str]:
@@ -48,9 +50,13 @@ def check(isas: Sequence[str]) -> list[str]:
     for isa in isas:
         for point in POINTS:
             if least_percent(point, isa) is not None:
-                rows = [row for row in climb(point, [isa], 1, CHECK_S) if row.rung == isa]
-                print(f"{isa:12}{label(point):66}{rows[0].limit_percent:6.1f} % of limit", flush=True)
-                failures += lost(rows, isa)
+                for _ in range(ATTEMPTS):
+                    rows = [row for row in climb(point, [isa], 1, CHECK_S) if row.rung == isa]
+                    print(f"{isa:12}{label(point):66}{rows[0].limit_percent:6.1f} % of limit", flush=True)
+                    below = lost(rows, isa)
+                    if not below:
+                        break
+                failures += below
     return failures
 
 
