@@ -23,8 +23,8 @@ inline bool may_skip(float scale, int64_t k) {
   return most <= FLT_MAX;
 }
 
-// What asks for the bytes that lie behind a block while the block is multiplied: as many lines as are read of it, for tokens that
-// need a part of each other's.
+// What asks for the next block while one is multiplied: a line for each line that is read, so that misses spread over the products.
+// All lines in a row would find no free place among the misses, and be dropped.
 struct InOrder {
   const uint8_t *next, *end;
   static constexpr void begin(const uint8_t*, int64_t, const int32_t*, int64_t) {}
