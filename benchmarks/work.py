@@ -77,7 +77,10 @@ class Group:
 # Short turns: bandwidth changes within half a second, and what stands beside each other is to meet the same.
 DECODE = Work("tg8", "decode", 8, 64, 95, without=(NOISE, *SLOW))
 SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
-PROMPT = Work("pp128", "prefill", 128, 7, 40, without=(NOISE, TQ1_0, TQ2_0[0]))
+PROMPT = Work("pp128", "prefill", 128, 12, 40, without=(NOISE, TQ2_0[0], *SLOW))
+SLOW_PROMPT = Work(
+    "pp128 beside others", "prefill", 128, 2, 15, without=(NOISE, TQ1_0, "tritium q6_k", *TQ2_0), is_controlled=False
+)
 LARGE = Work("pp512", "prefill", 512, 7, 45, without=(NOISE, "tritium q6_k"), ours_only=True)
 SLOW_LARGE = Work(
     "pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, "tritium f16", TQ2_0[0], *SLOW), is_controlled=False
@@ -134,7 +137,7 @@ def full(
                 *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
                 *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
             ),
-            (DECODE, SLOW_DECODE, PROMPT, LARGE, SLOW_LARGE, BATCH),
+            (DECODE, SLOW_DECODE, PROMPT, SLOW_PROMPT, LARGE, SLOW_LARGE, BATCH),
             views=(
                 View("tritium f16"), View("tritium q6_k"), View(NOISE, ()), View("tritium f16", ("prefill",), 512),
                 View("tritium f16", ("decode",), 8, 8),
@@ -163,7 +166,8 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), _cut(PROMPT, 2, 30))))
+            few = replace(_cut(PROMPT, 2, 30), is_controlled=False)
+            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), few)))
     return groups
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from benchmarks.lab import __main__ as lab
 from benchmarks.lab.bench import Bench, Pass, Point
 from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, lost
 
@@ -39,3 +40,22 @@ def test_a_kernel_below_its_share_is_named(key: tuple[str, str, int]) -> None:
     assert [line.startswith(f"{isa}: linear") for line in lost([slow, right], isa)] == [True]
     assert not list(lost([slow], "scalar"))
     assert not list(lost([replace(slow, point=replace(point, t=5))], isa))
+
+
+@pytest.mark.parametrize(("slow_climbs", "n_failures"), [(0, 0), (1, 0), (lab.ROUNDS - 1, 0), (lab.ROUNDS, 1)])
+def test_a_point_below_its_share_takes_its_turn_again(
+    monkeypatch: pytest.MonkeyPatch, slow_climbs: int, n_failures: int
+) -> None:
+    first = next(p for p in POINTS if (p.op, p.panels, p.t) == ("linear", "i2s", 32))
+    climbed: list[Point] = []
+
+    def climb_slowly(point: Point, isas: list[str], _n_threads: int, _budget_s: float) -> list[Row]:
+        climbed.append(point)
+        percent = 1.0 if point == first and climbed.count(first) <= slow_climbs else 200.0
+        return [Row(point, isas[0], Pass(1, 1, 1), percent)]
+
+    monkeypatch.setattr(lab, "climb", climb_slowly)
+    assert len(lab.check(["avx2"])) == n_failures
+    assert climbed.count(first) == min(slow_climbs + 1, lab.ROUNDS)
+    known = [p for p in POINTS if (p.op, p.n) == ("linear", first.n) and p.t in (8, 32, 128, 512)]
+    assert all(climbed.count(p) == 1 for p in known if p != first)
