@@ -4,7 +4,7 @@ Every rung is code that ships: the definition in NumPy (``tritium.numerics``), t
 machine, the plain ones first, run by the native executor in a plan of one op. New designs take their turn under a kernel's own
 name in ``csrc/isa``; what loses is not kept. The printed columns:
 
-    GMAC/s   multiply-accumulates;  GB/s  bytes of weights read (of activations moved, where an op has hardly any weights)
+    GMAC/s   needed multiply-accumulates;  GB/s  bytes of weights read (of activations moved, where an op has hardly any weights)
     % limit  the least time that the bytes need at the measured read bandwidth, or the products at the measured peak of int8
              products of the same instruction set, whichever is longer, over the time taken;  ×  over the rung below
 

@@ -11,20 +11,23 @@ from tritium import _native
 from tritium.backends import cpu
 from tritium.ir import Buffer, Choice, Operand, Plan, Resident, Step, encode_plan
 from tritium.kernel_table import kernel_table
+from tritium.layouts import LAYOUTS
 from tritium.ops import OPS
 
 COLD_BYTES = 96 << 20
 """Weights of a point that reads memory: more than caches hold."""
-
-_INPUTS = {"linear": 2, "rmsnorm_quantize": 1, "relu2_mul": 2, "silu_mul": 2}
+SPARSE = ("i2_s", "i2s_columns")
+"""Layouts of linears that multiply only the rows, or columns, that a token needs."""
+GATE = 2
+"""The input of a linear that says which rows are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """T rows of k features through an op; a linear has n rows of weights.
 
-    ``panels`` is the layout of a linear's weights. ``is_cold``: the weights stand in memory several times, and every step of a
-    pass reads others.
+    ``weights`` is the layout of a linear's weights. ``is_cold``: the weights stand in memory several times, and every step of a
+    pass reads others. ``needed``: the share of open gates before rows of I2_S, or of codes that are not 0 before columns.
     """
 
     op: str
@@ -32,12 +35,13 @@ class Point:
     k: int
     n: int = 0
     is_cold: bool = False
-    panels: str = "i2s"
+    weights: str = "i2s"
+    needed: float = 1.0
 
     @property
     def layout(self) -> str:
         """The resident layout of its weights."""
-        return self.panels if self.op == "linear" else "f32" if self.op == "rmsnorm_quantize" else "none"
+        return self.weights if self.op == "linear" else "f32" if self.op == "rmsnorm_quantize" else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,10 @@ class Bench:
         weights = _weights(point, rng)
         n_steps = -(-COLD_BYTES // weights.size) if point.is_cold else 1
         buffers, at = [], 0
-        for dtype, width in _columns(point):
+        for dtype, width in (*_inputs(point), *_outputs(point)):
             buffers.append(Buffer(dtype, dtype, "tokens", width, at))
             at += point.t * width * (1 if dtype == "i8" else 4)
-        split = _INPUTS[point.op]
+        split = len(_inputs(point))
         operands = tuple(Operand(i, 0) for i in range(len(buffers)))
         n_residents = n_steps if weights.size else 0
         rows = -(-point.n // 16) * 16 or 1
@@ -88,6 +92,12 @@ class Bench:
         for i in range(split):
             x = self._program.buffer(i)
             x[:] = rng.integers(-127, 128, x.shape) if x.dtype == np.int8 else rng.standard_normal(x.shape, np.float32)
+        if point.layout == "i2_s":
+            gate = self._program.buffer(GATE)
+            gate[:] = np.where(rng.random(gate.shape) < point.needed, 1, -1)
+        elif point.layout == "i2s_columns":
+            codes = self._program.buffer(0)
+            codes[rng.random(codes.shape) >= point.needed] = 0
         self._column, self._table, self._none = (np.zeros(s, np.int32) for s in (point.t, (1, 1), 0))
 
     def run(self) -> Pass:
@@ -102,17 +112,27 @@ class Bench:
 
 def activation_bytes(point: Point) -> int:
     """What the inputs and outputs of a step take."""
-    return sum(point.t * width * (1 if dtype == "i8" else 4) for dtype, width in _columns(point))
+    buffers = (*_inputs(point), *_outputs(point))
+    return sum(point.t * width * (1 if dtype == "i8" else 4) for dtype, width in buffers)
 
 
-def _columns(p: Point) -> list[tuple[str, int]]:
-    """(dtype, width) of the inputs, then of the outputs."""
-    bytes_wide, floats_wide = -(-p.k // 64) * 64, -(-p.k // 16) * 16
+def _inputs(p: Point) -> list[tuple[str, int]]:
+    """(dtype, width) of each: of a linear codes and their scale, then gates before rows of I2_S."""
     if p.op == "linear":
-        return [("i8", bytes_wide), ("f32", 16), ("f32", -(-p.n // 16) * 16)]
+        gate = [("f32", _wide(p.n, 16))] if p.layout == "i2_s" else []
+        return [("i8", _wide(p.k, 64)), ("f32", 16), *gate]
+    return [("f32", _wide(p.k, 16))] * (1 if p.op == "rmsnorm_quantize" else 2)
+
+
+def _outputs(p: Point) -> list[tuple[str, int]]:
+    """(dtype, width) of each."""
     if p.op == "rmsnorm_quantize":
-        return [("f32", floats_wide), ("i8", bytes_wide), ("f32", 16)]
-    return [("f32", floats_wide)] * 3
+        return [("i8", _wide(p.k, 64)), ("f32", 16)]
+    return [("f32", _wide(p.n if p.op == "linear" else p.k, 16))]
+
+
+def _wide(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
 
 
 def _attrs(p: Point) -> dict[str, float]:
@@ -121,10 +141,14 @@ def _attrs(p: Point) -> dict[str, float]:
 
 
 def _weights(p: Point, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Random trits in panels; ones for a norm."""
+    """Random trits; ones for a norm."""
     if p.op != "linear":
         return np.ones(p.k if p.layout == "f32" else 0, np.float32).view(np.uint8)
-    return cpu.pack_trits(rng.integers(-1, 2, (p.n, p.k), np.int8), 1.0, 1, p.panels)
+    trits = rng.integers(-1, 2, (p.n, p.k), np.int8)
+    if p.layout not in SPARSE:
+        return cpu.pack_trits(trits, 1.0, 1, p.layout)
+    rows = np.frombuffer(LAYOUTS["i2_s"].pack_trits(trits, np.ones(1, np.float32)), np.uint8)
+    return rows if p.layout == "i2_s" else _native.pack_i2s_columns(rows, p.n, p.k, 1.0, "128")
 
 
 def _choices(p: Point, isa: str, residents: tuple[int, ...]) -> tuple[Choice, ...]:

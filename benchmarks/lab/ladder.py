@@ -16,13 +16,21 @@ from tritium.bench.benchmark import Limits
 REFERENCE = "reference"
 PROBE_BYTES = 256 << 20
 REFERENCE_ROWS = 1024
-"""The definition in NumPy multiplies this many rows of weights: the rate is what counts."""
+"""The definition in NumPy multiplies this many rows of weights: the rate is what counts, of products that are needed."""
+
+OPEN, NONZERO = 0.2, 0.125
+"""What feed-forward blocks with ReLU² need of their rows and columns, about."""
 
 POINTS = (
     *(Point("linear", t, 2560, 6912, is_cold=True) for t in (1, 2, 3, 4, 6, 8, 16)),
     *(Point("linear", t, 2560, 6912) for t in (32, 128, 512)),
     *(Point("linear", t, 6912, 2560) for t in (128, 512)),
-    *(Point("linear", t, 2560, 6912, is_cold=t <= 16, panels="tq1") for t in (1, 2, 3, 4, 6, 8, 16, 32, 128, 512)),
+    *(Point("linear", t, 2560, 6912, is_cold=t <= 16, weights="tq1") for t in (1, 2, 3, 4, 6, 8, 16, 32, 128, 512)),
+    *(Point("linear", t, 2560, 6912, is_cold=t <= 16, weights="i2_s", needed=OPEN) for t in (1, 2, 8, 16, 128, 512)),
+    *(
+        Point("linear", t, 6912, 2560, is_cold=t <= 16, weights="i2s_columns", needed=NONZERO)
+        for t in (1, 2, 8, 16, 128, 512)
+    ),
     *(Point(op, 128, k) for op, k in (("rmsnorm_quantize", 2560), ("rmsnorm_quantize", 6912), ("relu2_mul", 6912))),
 )
 """Decoding, sequences side by side or speculation, and prefill, in the widths of a model of two billion weights."""
@@ -44,6 +52,14 @@ LEAST_PERCENT = {
     ("avx2", "tq1", 32): 108.0,
     ("avx2", "tq1", 128): 105.0,
     ("avx2", "tq1", 512): 105.0,
+    ("avx512vnni", "i2_s", 128): 52.0,
+    ("avx512vnni", "i2_s", 512): 50.0,
+    ("avx512vnni", "i2s_columns", 128): 49.0,
+    ("avx512vnni", "i2s_columns", 512): 47.0,
+    ("avx2", "i2_s", 128): 38.0,
+    ("avx2", "i2_s", 512): 37.0,
+    ("avx2", "i2s_columns", 128): 28.0,
+    ("avx2", "i2s_columns", 512): 28.0,
 }
 """(instruction set, layout, T) → the share of the int8 peak below which a linear with one thread has lost what it had.
 
@@ -121,12 +137,12 @@ def _best_reference(point: Point, seconds: float) -> Pass:
         start = time.perf_counter_ns()
         numerics.ternary_linear(q, scale, trits, np.array(1, np.float32))
         best = min(best, time.perf_counter_ns() - start)
-    return Pass(max(best, 1), point.t * point.k * REFERENCE_ROWS, trits.size)
+    return Pass(max(best, 1), int(point.t * point.k * REFERENCE_ROWS * point.needed), trits.size)
 
 
 def least_percent(point: Point, isa: str) -> float | None:
     """The share of a linear that is known, else None."""
-    return LEAST_PERCENT.get((isa, point.panels, point.t)) if point.op == "linear" else None
+    return LEAST_PERCENT.get((isa, point.weights, point.t)) if point.op == "linear" else None
 
 
 def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:
@@ -140,4 +156,9 @@ def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:
 def label(point: Point) -> str:
     """An op and its shape."""
     shape = f"{point.k} → {point.n}" if point.n else str(point.k)
-    return f"{point.op} {shape}, T = {point.t}{', 1.6 bits' * (point.panels == 'tq1')}{', weights from memory' * point.is_cold}"
+    kind = {
+        "tq1": ", 1.6 bits",
+        "i2_s": f", {100 * point.needed:.3g} % of rows",
+        "i2s_columns": f", {100 * point.needed:.3g} % of columns",
+    }
+    return f"{point.op} {shape}, T = {point.t}{kind.get(point.weights, '')}{', weights from memory' * point.is_cold}"

@@ -46,6 +46,11 @@ struct InOrder {
   }
 };
 
+// Asks for the bytes from `at` on: rows of tokens lie too far apart for the processor to guess the next one.
+inline void ask_for(const void* at, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i);
+}
+
 inline float scale_behind(const uint8_t* codes) {
   float scale;
   std::memcpy(&scale, codes, sizeof scale);
@@ -84,7 +89,7 @@ KERNEL_FUNCTION(i2s_rows_gemv) {
 // The same of many tokens: a block of rows stays in the second level while those pass whose activations fit the scratch memory. Reads
 // all rows, and the scale.
 KERNEL_FUNCTION(i2s_rows_gemm) {
-  constexpr int64_t kRows = 128, kMostTokens = 64;
+  constexpr int64_t kRows = 128, kMostTokens = 64, kNear = 32;  // gates and outputs of so many tokens are near
   const Resident& w = call.weights[0];
   const int64_t k = w.cols, row_bytes = k / 4, width = padded(k, 256);
   const int64_t first = kPanelRows * begin, behind = kPanelRows * end, last = behind < w.rows ? behind : w.rows;
@@ -99,6 +104,10 @@ KERNEL_FUNCTION(i2s_rows_gemm) {
       const int64_t stop = last - r < kRows ? last : r + kRows, after = last - stop < kRows ? last : stop + kRows;
       InOrder asks{w.data + stop * row_bytes, w.data + after * row_bytes};
       for (int64_t i = 0; i < n_tokens; ++i) {
+        if (call.t > kNear && i + 1 < n_tokens) {
+          if (call.in[2].data != nullptr) ask_for(call.in[2].row<const float>(t + i + 1) + r, (stop - r) * 4);
+          ask_for(call.out[0].row<float>(t + i + 1) + r, (stop - r) * 4);
+        }
         const float scale = *call.in[1].row<const float>(t + i) * scale_w;
         float* out = call.out[0].row<float>(t + i);
         std::memset(out + r, 0, static_cast<size_t>((stop == last ? behind : stop) - r) * sizeof(float));

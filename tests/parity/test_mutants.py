@@ -117,7 +117,8 @@ MORE_MUTANTS = {
         "avx2", "generic/logits.h", "work.bytes += static_cast<uint64_t>(n_rows * bytes);", "", PROJECTIONS
     ),
     "logical_shift_of_negative_sums": Mutant(
-        "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum", LINEARS | GROUPS
+        "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum",
+        LINEARS | TRITS | GROUPS,
     ),
     "products_of_scales_last": Mutant(
         "avx2", "generic/groups.h", "(from_i32(sums) - splat(total)) * (splat(scale) * scales_w)",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from benchmarks.lab import __main__ as lab
 from benchmarks.lab.bench import Bench, Pass, Point
-from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, lost
+from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, least_percent, lost
 
 from tritium import _native
 
@@ -23,6 +23,16 @@ def test_a_bench_runs_every_op_on_every_instruction_set(op: str, isa: str) -> No
     assert done.macs == (3 * 100 * 50 if op == "linear" else 0)
 
 
+@pytest.mark.parametrize("t", [1, 70])
+@pytest.mark.parametrize("isa", _native.isas())
+def test_a_bench_of_a_sparse_linear_spares_what_is_not_needed(isa: str, t: int) -> None:
+    every = t * 256 * 512
+    for point in (Point("linear", t, 256, 512, weights="i2_s"), Point("linear", t, 512, 256, weights="i2s_columns")):
+        assert Bench(replace(point, needed=0.0), isa, 1).run().macs == 0
+        assert 0.1 * every < Bench(replace(point, needed=0.2), isa, 1).run().macs < 0.3 * every
+        assert Bench(replace(point, needed=1.0), isa, 1).run().macs > 0.9 * every
+
+
 def test_a_ladder_begins_with_the_definition() -> None:
     isas = tuple(reversed(_native.isas()))
     rows = list(climb(TINY, isas, 1, 0.01))
@@ -34,8 +44,8 @@ def test_a_ladder_begins_with_the_definition() -> None:
 
 @pytest.mark.parametrize("key", LEAST_PERCENT)
 def test_a_kernel_below_its_share_is_named(key: tuple[str, str, int]) -> None:
-    (isa, panels, t), least = key, LEAST_PERCENT[key]
-    point = next(p for p in POINTS if p.op == "linear" and (p.panels, p.t) == (panels, t))
+    (isa, weights, t), least = key, LEAST_PERCENT[key]
+    point = next(p for p in POINTS if p.op == "linear" and (p.weights, p.t) == (weights, t))
     slow, right = (Row(point, isa, Pass(1, 1, 1), percent) for percent in (least - 0.1, least))
     assert [line.startswith(f"{isa}: linear") for line in lost([slow, right], isa)] == [True]
     assert not list(lost([slow], "scalar"))
@@ -46,7 +56,7 @@ def test_a_kernel_below_its_share_is_named(key: tuple[str, str, int]) -> None:
 def test_a_point_below_its_share_takes_its_turn_again(
     monkeypatch: pytest.MonkeyPatch, slow_climbs: int, n_failures: int
 ) -> None:
-    first = next(p for p in POINTS if (p.op, p.panels, p.t) == ("linear", "i2s", 32))
+    first = next(p for p in POINTS if (p.op, p.weights, p.t) == ("linear", "i2s", 32))
     climbed: list[Point] = []
 
     def climb_slowly(point: Point, isas: list[str], _n_threads: int, _budget_s: float) -> list[Row]:
@@ -57,5 +67,6 @@ def test_a_point_below_its_share_takes_its_turn_again(
     monkeypatch.setattr(lab, "climb", climb_slowly)
     assert len(lab.check(["avx2"])) == n_failures
     assert climbed.count(first) == min(slow_climbs + 1, lab.ROUNDS)
-    known = [p for p in POINTS if (p.op, p.n) == ("linear", first.n) and p.t in (8, 32, 128, 512)]
-    assert all(climbed.count(p) == 1 for p in known if p != first)
+    known = {p for p in POINTS if least_percent(p, "avx2") is not None}
+    assert all(climbed.count(p) == 1 for p in known - {first})
+    assert set(climbed) == known
