@@ -167,7 +167,7 @@ def full(
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
             few = replace(_cut(PROMPT, 2, 30), is_controlled=False)
-            groups.append(Group(n, beside, (_cut(DECODE, 16, 35), few)))
+            groups.append(Group(n, beside, (_cut(DECODE, 24, 50), few)))
     return groups
 
 
