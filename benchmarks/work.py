@@ -77,9 +77,9 @@ class Group:
 # Short turns: bandwidth changes within half a second, and what stands beside each other is to meet the same.
 DECODE = Work("tg8", "decode", 8, 64, 95, without=(NOISE, *SLOW))
 SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
-PROMPT = Work("pp128", "prefill", 128, 12, 40, without=(NOISE, TQ2_0[0], *SLOW))
+PROMPT = Work("pp128", "prefill", 128, 12, 35, without=(NOISE,), ours_only=True)
 SLOW_PROMPT = Work(
-    "pp128 beside others", "prefill", 128, 2, 15, without=(NOISE, TQ1_0, "tritium q6_k", *TQ2_0), is_controlled=False
+    "pp128 beside others", "prefill", 128, 3, 20, without=(NOISE, "tritium f16", TQ2_0[0], TQ1_0), is_controlled=False
 )
 LARGE = Work("pp512", "prefill", 512, 7, 45, without=(NOISE, "tritium q6_k"), ours_only=True)
 SLOW_LARGE = Work(
@@ -158,7 +158,7 @@ def full(
             Group(
                 most,
                 beside,
-                (_cut(DECODE, 40, 75), _cut(PROMPT, 7, 30), LARGE),
+                (_cut(DECODE, 40, 75), _cut(PROMPT, 12, 30), SLOW_PROMPT, LARGE),
                 isa="avx2",
                 views=(View("tritium f16", ("decode", "prefill"), 512),),
             )
@@ -166,8 +166,7 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            few = replace(_cut(PROMPT, 2, 30), is_controlled=False)
-            groups.append(Group(n, beside, (_cut(DECODE, 24, 50), few)))
+            groups.append(Group(n, beside, (_cut(DECODE, 24, 50), _cut(SLOW_PROMPT, 2, 20))))
     return groups
 
 
