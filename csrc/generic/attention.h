@@ -10,6 +10,7 @@ namespace tritium {
 namespace {
 
 constexpr int kHeadTile = 4;       // query heads that share a load of keys and values
+constexpr int kSoftened = 2;       // vectors of a head's scores that become weights together
 constexpr int64_t kPiece = 64;     // most keys that stand side by side in scratch as float32
 
 // What one split of at most 256 keys gives each head: Σp·v, greatest score, Σp.
@@ -108,13 +109,41 @@ template <int N>
   tops.first = splat(*greatest);
   if constexpr (N > 1) fold_tops(tops.rest, greatest + 1);
 }
-// e^(s − top), added to each head's sum and weighed with the values' scales, where they have them.
-template <int N>
+// e^(s − top) of C vectors of scores a head, added to each head's sum and weighed with the values' scales, where they have them.
+template <int C>
+[[gnu::always_inline]] inline void lower(Sums<C>& s, const lanes& top) {
+  s.first = s.first - top;
+  if constexpr (C > 1) lower(s.rest, top);
+}
+template <int N, int C>
+[[gnu::always_inline]] inline void lower(SumTile<N, C>& s, const Sums<N>& tops) {
+  lower(s.first, tops.first);
+  if constexpr (N > 1) lower(s.rest, tops.rest);
+}
+template <int C>
+[[gnu::always_inline]] inline void add_up(lanes& sum, const Sums<C>& e) {
+  sum = sum + e.first;
+  if constexpr (C > 1) add_up(sum, e.rest);
+}
+template <int N, int C>
+[[gnu::always_inline]] inline void add_up(Sums<N>& sums, const SumTile<N, C>& e) {
+  add_up(sums.first, e.first);
+  if constexpr (N > 1) add_up(sums.rest, e.rest);
+}
+template <int C, int N>
 [[gnu::always_inline]] inline void soften(Sums<N>& sums, const Sums<N>& tops, float* p, const float* scales) {
-  const lanes e = exp(load(p) - tops.first);
-  sums.first = sums.first + e;
-  store(p, scales == nullptr ? e : e * load(scales));
-  if constexpr (N > 1) soften(sums.rest, tops.rest, p + kAttentionSplit, scales);
+  SumTile<N, C> e;
+  load_sums(e, p, kAttentionSplit);
+  lower(e, tops);
+  exp_each(e);
+  add_up(sums, e);
+  if (scales == nullptr) {
+    store_sums(e, p, kAttentionSplit);
+    return;
+  }
+  lanes by[C];
+  for (int c = 0; c < C; ++c) by[c] = load(scales + c * kLanes);
+  store_scaled(e, p, kAttentionSplit, by);
 }
 template <int N>
 [[gnu::always_inline]] inline void fold_sums(const Sums<N>& sums, float* totals) {
@@ -139,9 +168,12 @@ inline void soften(const Cache<Element>& cache, const Row& row, int64_t start) {
   fold_tops(tops, row.part.max);
   for (int64_t j = 0; j < row.n_keys; j += cache.block_size) {
     const float* scales = cache.value_scales(start + j);
-    for (int64_t i = 0; i < least(cache.block_size, row.n_keys - j); i += kLanes) {
-      soften(sums, tops, row.p + j + i, Cache<Element>::kScaled ? scales + i : nullptr);
+    const int64_t n = padded(least(cache.block_size, row.n_keys - j));
+    int64_t i = 0;
+    for (; i + kSoftened * kLanes <= n; i += kSoftened * kLanes) {
+      soften<kSoftened>(sums, tops, row.p + j + i, Cache<Element>::kScaled ? scales + i : nullptr);
     }
+    for (; i < n; i += kLanes) soften<1>(sums, tops, row.p + j + i, Cache<Element>::kScaled ? scales + i : nullptr);
   }
   fold_sums(sums, row.part.sum);
 }

@@ -12,6 +12,13 @@ struct Sums {
 template <>
 struct Sums<0> {};
 
+// f(a, …) on each member of `a` and those that stand in its place in `others`.
+template <class F, int N, class... Others>
+[[gnu::always_inline]] inline void each(const F& f, Sums<N>& a, Others&... others) {
+  f(a.first, others.first...);
+  if constexpr (N > 1) each(f, a.rest, others.rest...);
+}
+
 template <int N>
 [[gnu::always_inline]] inline void fill(Sums<N>& s, float x) {
   s.first = splat(x);

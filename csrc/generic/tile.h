@@ -57,6 +57,12 @@ struct SumTile {
 template <int C>
 struct SumTile<0, C> {};
 
+template <class F, int N, int C, class... Others>
+[[gnu::always_inline]] inline void each(const F& f, SumTile<N, C>& a, Others&... others) {
+  each(f, a.first, others.first...);
+  if constexpr (N > 1) each(f, a.rest, others.rest...);
+}
+
 template <int N, int C>
 [[gnu::always_inline]] inline void clear(SumTile<N, C>& t) {
   clear(t.first);
