@@ -90,8 +90,8 @@ inline void mix_values(const Row& row, Vectors<Element> values, int64_t dim, int
   constexpr int kStep = kLanes * kWidth<N>;
   const int64_t width = padded(dim);
   int64_t i = 0;
-  for (; i + kStep <= width; i += kStep) mix_tile<N, kWidth<N>>(row, values.from(i), width, j, n, i);
-  for (; i < width; i += kLanes) mix_tile<N, 1>(row, values.from(i), width, j, n, i);
+  for (; i + kStep <= width; i += kStep) mix_tile<N, kWidth<N>>(row, values.tile(i, kStep, n), width, j, n, i);
+  for (; i < width; i += kLanes) mix_tile<N, 1>(row, values.tile(i, kLanes, n), width, j, n, i);
 }
 
 // The greatest scores of each head in lanes.

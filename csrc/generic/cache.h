@@ -41,11 +41,11 @@ struct Cache {
   }
   // dim vectors whose elements are keys, from this position's on. Next come n more keys, and then what lies `beyond`.
   Vectors<Element> keys_at(int64_t position, const Element* ahead, int64_t n, const Element* beyond) const {
-    return {key(position), block_size, ahead, beyond, dim, n};
+    return {key(position), block_size, ahead, beyond, dim, n, block_size};
   }
   // A vector a position. Next come those of n more.
   Vectors<Element> values_at(int64_t position, const Element* ahead, int64_t n, const Element* beyond) const {
-    return {value(position), dim, ahead, beyond, n, dim};
+    return {value(position), dim, ahead, beyond, n, dim, dim};
   }
 
   // What the sums of n keys, all of one block, are multiplied by.

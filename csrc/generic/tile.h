@@ -13,26 +13,36 @@ inline lanes load_floats(const int8_t* p) { return from_i8(p); }
 
 // Vector x begins x·step elements behind the first. Loads reach up to 15 elements past a vector's end: what they find there
 // only enters lanes that nobody reads. What will be read next lies from `ahead` on, in as many bytes, of which those of vectors from
-// ahead_vectors on and of elements from ahead_width on lie as far behind `beyond`: it is fetched meanwhile, since no processor looks
-// ahead from one page to another.
+// ahead_vectors on and of elements from ahead_width on lie as far behind `beyond`: it is fetched meanwhile, ahead_step elements a vector,
+// since no processor looks ahead from one page to another.
 template <class Element>
 struct Vectors {
   const Element* first;
   int64_t step;
   const Element* ahead = nullptr;
   const Element* beyond = nullptr;
-  int64_t ahead_vectors = 0, ahead_width = 0;
+  int64_t ahead_vectors = 0, ahead_width = 0, ahead_step = 0;
 
   [[gnu::always_inline]] const Element* operator[](int64_t x) const { return first + x * step; }
   [[gnu::always_inline]] Vectors from(int64_t i) const {
-    if constexpr (sizeof(Element) < sizeof(float)) return {first + i, step, ahead + i, beyond + i, ahead_vectors, ahead_width - i};
+    if constexpr (sizeof(Element) < sizeof(float)) {
+      return {first + i, step, ahead + i, beyond + i, ahead_vectors, ahead_width - i, ahead_step};
+    }
+    return {first + i, step};
+  }
+  // Elements i … i + width − 1 of n vectors, one of the tiles that they are cut into. All tiles together fetch what lies ahead in the
+  // order of memory: lines with gaps between them come more slowly.
+  [[gnu::always_inline]] Vectors tile(int64_t i, int64_t width, int64_t n) const {
+    if constexpr (sizeof(Element) < sizeof(float)) {
+      return {first + i, step, ahead + i * n, beyond + i * n, (ahead_vectors * step - i * n) / width, width, width};
+    }
     return {first + i, step};
   }
   // The place of n elements of vector x.
   [[gnu::always_inline]] void fetch(int64_t x, int64_t n) const {
     if constexpr (sizeof(Element) < sizeof(float)) {
       for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(Element))) {
-        __builtin_prefetch((x < ahead_vectors && i < ahead_width ? ahead : beyond) + x * step + i, 0, 2);
+        __builtin_prefetch((x < ahead_vectors && i < ahead_width ? ahead : beyond) + x * ahead_step + i, 0, 2);
       }
     }
   }
