@@ -71,14 +71,11 @@ bool cpu_has_sha256() {
   return has_all(f.leaf1_ecx, bit_SSSE3 | bit_SSE4_1) && has_all(f.leaf7_ebx, bit_SHA);
 }
 
-bool cpu_has_byte_permutes() { return cpu_has_avx512vnni() && has_all(read_features().leaf7_ecx, bit_AVX512VBMI); }
-
 #else
 
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512vnni() { return false; }
 bool cpu_has_avxvnni() { return false; }
-bool cpu_has_byte_permutes() { return false; }
 
 #endif
 

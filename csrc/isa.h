@@ -4,7 +4,6 @@
 namespace tritium {
 
 bool cpu_has_avx512vnni();
-bool cpu_has_byte_permutes();  // AVX-512 VBMI, which some kernels of avx512vnni want beside it
 bool cpu_has_avxvnni();
 bool cpu_has_avx2();
 bool cpu_has_neon_i8mm();

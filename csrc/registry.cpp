@@ -48,9 +48,6 @@ std::vector<Isa> find_instruction_sets() {
       int64_t n = 0;
       const Kernel* kernels = row.table(&n);
       isa.kernels.assign(kernels, kernels + n);
-      if (isa.name == "avx512vnni" && !cpu_has_byte_permutes()) {
-        std::erase_if(isa.kernels, [](const Kernel& kernel) { return std::string_view(kernel.layout) == "tq1"; });
-      }
     }
     all.push_back(std::move(isa));
   }

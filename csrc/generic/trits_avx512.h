@@ -1,5 +1,7 @@
-// Products with tq1 panels, with 512-bit VNNI and the permutations of bytes of VBMI, which csrc/registry.cpp asks for.
+// Products with tq1 panels, with 512-bit VNNI.
 #pragma once
+
+#include <cpuid.h>
 
 #include <iterator>
 
@@ -44,14 +46,88 @@ constexpr FifthDigits kFifthDigits = [] {
   return fifth;
 }
 
-// What takes bytes of a panel apart.
-struct TritTables {
+// 1/m modulo 2³² of an odd m: what a sum of multiples of m is multiplied by to be divided, even if it wrapped around.
+constexpr uint32_t inverse_of(uint32_t m) {
+  uint32_t x = m;  // right in three bits; each step doubles them
+  for (int i = 0; i < 4; ++i) x *= 2 - m * x;
+  return x;
+}
+
+// Two ways to take 64 bytes of a panel apart. `parts` is what their digits share, fifth() 85·d(4), digit<j>() d(j), and multiple<j>() a
+// multiple of d(j) that is cheaper, which divide<j> takes back from a sum.
+
+// With the permutations of bytes of VBMI. Measured on Zen 4: a look-up in two registers keeps products waiting, masks hardly do, so all
+// four digits come of one.
+struct Permuted {
+  struct Parts {
+    __m512i last, codes;
+    __m512i fifth() const { return last; }
+  };
   Table codes{kCodes.of};
   __m512i fifth = _mm512_load_si512(kFifthDigits.of);
+
+  [[gnu::always_inline]] Parts parts(__m512i v) const {
+    const __m512i last = fifth_of(v, fifth);
+    return {last, look_up(codes, _mm512_sub_epi8(v, last))};
+  }
+  template <int j>
+  [[gnu::always_inline]] __m512i digit(const Parts& p) const {
+    return _mm512_and_si512(j == 0 ? p.codes : _mm512_srli_epi32(p.codes, 2 * j), _mm512_set1_epi8(3));
+  }
+  template <int j>
+  [[gnu::always_inline]] __m512i multiple(const Parts& p) const {
+    return _mm512_and_si512(p.codes, _mm512_set1_epi8(static_cast<char>(3 << 2 * j)));
+  }
+  template <int j>
+  [[gnu::always_inline]] static __m512i divide(__m512i sum) {
+    return _mm512_srai_epi32(sum, 2 * j);
+  }
 };
 
-// Σ of T tokens: of four digits of a byte, and of 85 times the fifth. Three tokens or fewer have registers for a sum a digit, as
-// code·4^j, which saves shifts: |sum| ≤ 128·128·K/5.
+// By remainders alone: of the byte modulo 85, of that modulo 27, and of that modulo 9. What lies between two is a multiple of a digit.
+struct Subtracted {
+  struct Parts {
+    __m512i byte, below_85, below_27, below_9;
+    [[gnu::always_inline]] __m512i fifth() const { return _mm512_sub_epi8(byte, below_85); }
+  };
+  // By two digits as a number, and by the low four bits of 27·digit.
+  __m512i first = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0));
+  __m512i second = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0));
+  __m512i fourth = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0));
+
+  // Bytes below 3·m modulo m: what is subtracted too often wraps around to more than the byte was.
+  [[gnu::always_inline]] static __m512i modulo(__m512i v, int m) {
+    const __m512i once = _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(m)));
+    const __m512i twice = _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(2 * m)));
+    return _mm512_min_epu8(_mm512_min_epu8(v, once), twice);
+  }
+  [[gnu::always_inline]] Parts parts(__m512i v) const {
+    const __m512i below_85 = modulo(v, kFifthDigit), below_27 = modulo(below_85, 27);
+    return {v, below_85, below_27, modulo(below_27, 9)};
+  }
+  template <int j>
+  [[gnu::always_inline]] __m512i digit(const Parts& p) const {
+    if constexpr (j == 0) return _mm512_shuffle_epi8(first, p.below_9);
+    if constexpr (j == 1) return _mm512_shuffle_epi8(second, p.below_9);
+    if constexpr (j == 2) return _mm512_and_si512(multiple<2>(p), _mm512_set1_epi8(3));  // 9·d ends in the bits of d
+    return _mm512_shuffle_epi8(fourth, multiple<3>(p));
+  }
+  template <int j>
+  [[gnu::always_inline]] __m512i multiple(const Parts& p) const {
+    if constexpr (j == 0) return digit<0>(p);
+    if constexpr (j == 1) return _mm512_sub_epi8(p.below_9, digit<0>(p));
+    if constexpr (j == 2) return _mm512_sub_epi8(p.below_27, p.below_9);
+    return _mm512_sub_epi8(p.below_85, p.below_27);
+  }
+  template <int j>
+  [[gnu::always_inline]] static __m512i divide(__m512i sum) {
+    constexpr uint32_t factor = j == 0 ? 1 : j == 1 ? 3 : j == 2 ? 9 : 27;
+    return _mm512_mullo_epi32(sum, _mm512_set1_epi32(static_cast<int>(inverse_of(factor))));
+  }
+};
+
+// Σ of T tokens: of four digits of a byte, and of 85 times the fifth. Three tokens or fewer have registers for a sum a digit, of
+// multiples: |sum| ≤ 128·128·K/5.
 template <int T>
 struct TritSums {
   static constexpr bool kIsWide = T <= 3;
@@ -68,40 +144,37 @@ template <int T>
   clear(s.fifth);
 }
 
-// One block of T tokens: `a` meets the four digits, `last` the fifth. Measured on Zen 4: a look-up in two registers keeps products waiting,
-// masks hardly do, so all four digits come of one.
-template <int T>
-[[gnu::always_inline]] inline void add_block(TritSums<T>& s, const uint8_t* block, const TritTables& tables, const int8_t* a, const int8_t* last,
+// One block of T tokens: `a` meets the four digits, `last` the fifth.
+template <class Digits, int T>
+[[gnu::always_inline]] inline void add_block(TritSums<T>& s, const uint8_t* block, const Digits& digits, const int8_t* a, const int8_t* last,
                                              int64_t stride) {
   constexpr int64_t ahead = T == 1 ? 6144 : 2048;
   _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
-  const __m512i v = _mm512_loadu_si512(block), fifth = fifth_of(v, tables.fifth);
-  const __m512i codes = look_up(tables.codes, _mm512_sub_epi8(v, fifth));
-  add_dots(s.fifth, fifth, last, stride);
+  const auto parts = digits.parts(_mm512_loadu_si512(block));
+  add_dots(s.fifth, parts.fifth(), last, stride);
   if constexpr (TritSums<T>::kIsWide) {
-    add_dots(s.first, _mm512_and_si512(codes, _mm512_set1_epi8(3)), a, stride);
-    add_dots(s.second, _mm512_and_si512(codes, _mm512_set1_epi8(12)), a + 4, stride);
-    add_dots(s.third, _mm512_and_si512(codes, _mm512_set1_epi8(48)), a + 8, stride);
-    add_dots(s.fourth, _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(192))), a + 12, stride);
+    add_dots(s.first, digits.template multiple<0>(parts), a, stride);
+    add_dots(s.second, digits.template multiple<1>(parts), a + 4, stride);
+    add_dots(s.third, digits.template multiple<2>(parts), a + 8, stride);
+    add_dots(s.fourth, digits.template multiple<3>(parts), a + 12, stride);
   } else {
-    const __m512i mask = _mm512_set1_epi8(3);
-    add_dots(s.first, _mm512_and_si512(codes, mask), a, stride);
-    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 2), mask), a + 4, stride);
-    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 4), mask), a + 8, stride);
-    add_dots(s.first, _mm512_and_si512(_mm512_srli_epi32(codes, 6), mask), a + 12, stride);
+    add_dots(s.first, digits.template digit<0>(parts), a, stride);
+    add_dots(s.first, digits.template digit<1>(parts), a + 4, stride);
+    add_dots(s.first, digits.template digit<2>(parts), a + 8, stride);
+    add_dots(s.first, digits.template digit<3>(parts), a + 12, stride);
   }
 }
 
 // Groups of four blocks × 80 columns of T tokens. |Σ digit·a| ≤ 256·K; what 85·digit adds up to may wrap around.
-template <int T>
+template <class Digits, int T>
 [[gnu::always_inline]] inline void add_groups(TritSums<T>& s, const uint8_t* block, int64_t n_groups, const int8_t* a, int64_t stride) {
-  const TritTables tables;
+  const Digits digits;
   for (const uint8_t* stop = block + kGroupBytes * n_groups; block < stop; block += kGroupBytes, a += kTritDepth) {
     const int8_t* last = a + 4 * kPanelDepth;
-    add_block(s, block, tables, a, last, stride);
-    add_block(s, block + kPanelBlockBytes, tables, a + kPanelDepth, last + 4, stride);
-    add_block(s, block + 2 * kPanelBlockBytes, tables, a + 2 * kPanelDepth, last + 8, stride);
-    add_block(s, block + 3 * kPanelBlockBytes, tables, a + 3 * kPanelDepth, last + 12, stride);
+    add_block(s, block, digits, a, last, stride);
+    add_block(s, block + kPanelBlockBytes, digits, a + kPanelDepth, last + 4, stride);
+    add_block(s, block + 2 * kPanelBlockBytes, digits, a + 2 * kPanelDepth, last + 8, stride);
+    add_block(s, block + 3 * kPanelBlockBytes, digits, a + 3 * kPanelDepth, last + 12, stride);
     settle(s.first);
     settle(s.second);
     settle(s.third);
@@ -110,48 +183,52 @@ template <int T>
   }
 }
 
-// s += 1/85 of the sums, whose 85-fold is known modulo 2³².
-template <int T>
-[[gnu::always_inline]] inline void add_parts_of_85(Rows16<T>& s, const Rows16<T>& sums) {
+// s += f(sums)
+template <int T, class Function>
+[[gnu::always_inline]] inline void add_each(Rows16<T>& s, const Rows16<T>& sums, Function f) {
   if constexpr (T == 1) {
-    constexpr uint32_t kInverse = 4244438269;
-    static_assert(kFifthDigit * kInverse == 1);
-    s.sum = _mm512_add_epi32(s.sum, _mm512_mullo_epi32(sums.sum, _mm512_set1_epi32(static_cast<int>(kInverse))));
+    s.sum = _mm512_add_epi32(s.sum, f(sums.sum));
   } else {
-    add_parts_of_85(s.left, sums.left);
-    add_parts_of_85(s.right, sums.right);
+    add_each(s.left, sums.left, f);
+    add_each(s.right, sums.right, f);
   }
 }
 
+static_assert(kFifthDigit * inverse_of(kFifthDigit) == 1 && 27 * inverse_of(27) == 1 && 9 * inverse_of(9) == 1 && 3 * inverse_of(3) == 1);
+
+inline __m512i part_of_85(__m512i sum) { return _mm512_mullo_epi32(sum, _mm512_set1_epi32(static_cast<int>(inverse_of(kFifthDigit)))); }
+
 // T tokens × one panel from its bytes, read once. `tail`: the last group's activations where rows end before it does.
-template <int T>
+template <class Digits, int T>
 void trit_panel(const uint8_t* panel, int64_t n_groups, int64_t n_whole, const int8_t* tail, const Tokens& x, const float* scales_w,
                 int64_t column) {
   TritSums<T> s;
   clear(s);
   fetch_outputs(x, T, 1, column);
-  add_groups(s, panel, n_whole, x.a, x.a_stride);
-  if (n_whole < n_groups) add_groups(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth);
+  add_groups<Digits>(s, panel, n_whole, x.a, x.a_stride);
+  if (n_whole < n_groups) add_groups<Digits>(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth);
   if constexpr (TritSums<T>::kIsWide) {
-    add_shifted(s.first, s.second, 2);
-    add_shifted(s.first, s.third, 4);
-    add_shifted(s.first, s.fourth, 6);
+    add_each(s.first, s.second, Digits::template divide<1>);
+    add_each(s.first, s.third, Digits::template divide<2>);
+    add_each(s.first, s.fourth, Digits::template divide<3>);
   }
-  add_parts_of_85(s.first, s.fifth);
+  add_each(s.first, s.fifth, part_of_85);
   __m512i sums[T];
   store(s.first, sums);
   finish(sums, T, 1, x, scales_w, column);
 }
 
 using TritPanel = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, const Tokens&, const float*, int64_t);
-constexpr TritPanel kTritPanels[] = {trit_panel<1>, trit_panel<2>, trit_panel<3>, trit_panel<4>,
-                                     trit_panel<5>, trit_panel<6>, trit_panel<7>, trit_panel<8>};
-static_assert(std::size(kTritPanels) == kFewTokens);
+template <class Digits>
+constexpr TritPanel kTritPanels[] = {trit_panel<Digits, 1>, trit_panel<Digits, 2>, trit_panel<Digits, 3>, trit_panel<Digits, 4>,
+                                     trit_panel<Digits, 5>, trit_panel<Digits, 6>, trit_panel<Digits, 7>, trit_panel<Digits, 8>};
+static_assert(std::size(kTritPanels<Permuted>) == kFewTokens);
 
-// Tiles of at most kFewTokens tokens, of which each takes a panel's bytes apart for itself: beside so many products that costs nothing.
+// Tiles of at most kFewTokens tokens, of which each takes a panel's bytes apart for itself: beside so many products that costs little.
 // Panels come from memory once for every kTritTokens tokens.
 constexpr int64_t kTritTokens = 64;  // eight full tiles
 
+template <class Digits>
 void multiply_trits(const Call& call, int64_t begin, int64_t end, Work& work) {
   const TritPanels panels(call.weights[0]);
   const int64_t n_chunks = (call.t + kTritTokens - 1) / kTritTokens;
@@ -164,12 +241,29 @@ void multiply_trits(const Call& call, int64_t begin, int64_t end, Work& work) {
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t i = 0; i < n_tiles; ++i) {
         const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-        kTritPanels[width - 1](panels.panel(p), panels.n_groups, tails.n_whole, tails.a + t * kTritDepth, x.at(t), panels.scales + p,
-                               kPanelRows * p);
+        kTritPanels<Digits>[width - 1](panels.panel(p), panels.n_groups, tails.n_whole, tails.a + t * kTritDepth, x.at(t),
+                                       panels.scales + p, kPanelRows * p);
       }
     }
   }
   count_linear(call, panels, begin, end, work);
+}
+
+// Whether there is VBMI, which is no part of the instruction set. Asked once: a virtual machine's CPUID takes long.
+inline bool has_byte_permutes() {
+  static const bool has = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VBMI) != 0;
+  }();
+  return has;
+}
+
+inline void multiply_trits(const Call& call, int64_t begin, int64_t end, Work& work) {
+  if (has_byte_permutes()) {
+    multiply_trits<Permuted>(call, begin, end, work);
+  } else {
+    multiply_trits<Subtracted>(call, begin, end, work);
+  }
 }
 
 KERNEL_FUNCTION(tq1_gemv) { multiply_trits(call, begin, end, work); }
