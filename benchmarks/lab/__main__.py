@@ -13,8 +13,8 @@ down. Points with few rows read their weights from memory, as decoding does; ban
 so only rows with many tokens are steady. Reading a kernel: on x86-64 ``objdump -d build/native/**/avx2.cpp.o`` must show no store
 of an accumulator inside a hot loop; gcc 12 keeps arrays of vectors in memory, and renames sums until registers run out.
 
-``--check`` climbs with one thread only the points whose share of the int8 peak is known, for every instruction set. Those below
-their share take their turn again, later; it exits with 1 if one has never reached it. ``make bench`` ends with it.
+``--check`` climbs with one thread only the points whose share of the int8 peak is known, on Zen 4, with every instruction set.
+Those below their share take their turn again, later; it exits with 1 if one has never reached it. ``make bench`` ends with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks.lab.ladder import POINTS, Row, climb, label, least_percent, limits_of, lost
+from benchmarks.lab.ladder import POINTS, Row, climb, is_zen4, label, least_percent, limits_of, lost
 from tritium.backends import cpu
 
 POINT_S = 1.2
@@ -70,6 +70,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a kernel is below its share of the peak")
     given = parser.parse_args()
     isas = tuple(reversed(cpu.isas()))
+    if given.check and not is_zen4():
+        print("not checked: shares of the peak are known of Zen 4 only")
+        return 0
     if given.check:
         failures = check(isas)
         for failure in failures:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from benchmarks.lab.bench import Bench, Pass, Point, activation_bytes
 from tritium import numerics
 from tritium.backends import cpu
 from tritium.bench.benchmark import Limits
+from tritium.resources import ROOT, read_text
 
 REFERENCE = "reference"
 PROBE_BYTES = 256 << 20
@@ -63,7 +66,8 @@ LEAST_PERCENT = {
 }
 """(instruction set, layout, T) → the share of the int8 peak below which a linear with one thread has lost what it had.
 
-Measured on Zen 4 with gcc 12, less a margin of about a tenth. Tables of sums do without products, and exceed the peak of these.
+Measured on Zen 4 with gcc 12, less a margin of about a tenth: elsewhere products may have to share their units with masks and
+shifts. Tables of sums do without products, and exceed the peak of these.
 """
 
 
@@ -143,6 +147,13 @@ def _best_reference(point: Point, seconds: float) -> Pass:
 def least_percent(point: Point, isa: str) -> float | None:
     """The share of a linear that is known, else None."""
     return LEAST_PERCENT.get((isa, point.weights, point.t)) if point.op == "linear" else None
+
+
+def is_zen4(root: Path = ROOT) -> bool:
+    """Whether this is the processor of the known shares."""
+    text = read_text(root / "proc/cpuinfo") or ""
+    is_zen3_or_4 = re.search(r"^vendor_id\s*: AuthenticAMD\ncpu family\s*: 25$", text, re.MULTILINE) is not None
+    return is_zen3_or_4 and re.search(r"^flags\s*:.*\bavx512_vnni\b", text, re.MULTILINE) is not None
 
 
 def lost(rows: Iterable[Row], isa: str) -> Iterable[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from benchmarks.lab import __main__ as lab
 from benchmarks.lab.bench import Bench, Pass, Point
-from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, least_percent, lost
+from benchmarks.lab.ladder import LEAST_PERCENT, POINTS, REFERENCE, Row, climb, is_zen4, least_percent, lost
 
 from tritium import _native
 
@@ -70,3 +71,29 @@ def test_a_point_below_its_share_takes_its_turn_again(
     known = {p for p in POINTS if least_percent(p, "avx2") is not None}
     assert all(climbed.count(p) == 1 for p in known - {first})
     assert set(climbed) == known
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "expected"),
+    [
+        ("AuthenticAMD", 25, "avx2 avx512_vnni avx512_vbmi2", True),
+        ("AuthenticAMD", 25, "avx2", False),
+        ("AuthenticAMD", 26, "avx2 avx512_vnni", False),
+        ("GenuineIntel", 6, "avx2 avx512_vnni", False),
+    ],
+)
+def test_only_the_processor_that_shares_were_measured_on_is_held_to_them(
+    tmp_path: Path, vendor: str, family: int, flags: str, expected: bool
+) -> None:
+    assert not is_zen4(tmp_path)
+    (tmp_path / "proc").mkdir()
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\nflags\t\t: fpu {flags}\nbugs\t\t:\n\n"
+    (tmp_path / "proc/cpuinfo").write_text(2 * one, encoding="utf-8")
+    assert is_zen4(tmp_path) == expected
+
+
+def test_other_processors_are_not_checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(lab, "is_zen4", lambda: False)
+    monkeypatch.setattr("sys.argv", ["lab", "--check"])
+    assert lab.main() == 0
+    assert capsys.readouterr().out.startswith("not checked")
