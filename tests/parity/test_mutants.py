@@ -132,12 +132,13 @@ MORE_MUTANTS = {
         {"i2s_gemm"},
     ),
     "digits_past_the_last_row_of_activations": Mutant(
-        "avx512vnni", "generic/trits_avx512.h", "add_groups(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth)",
-        "add_groups(s, panel + kGroupBytes * n_whole, 1, tail, 0)", {"tq1_gemm"},
+        "avx512vnni", "generic/trits_avx512.h", "(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth)",
+        "(s, panel + kGroupBytes * n_whole, 1, tail, 0)", {"tq1_gemm"},
     ),
     "fifth_digits_not_divided": Mutant(
-        "avx512vnni", "generic/trits_avx512.h", "_mm512_mullo_epi32(sums.sum, _mm512_set1_epi32(static_cast<int>(kInverse)))",
-        "_mm512_srai_epi32(sums.sum, 6)", TRITS,
+        "avx512vnni", "generic/trits_avx512.h",
+        "_mm512_mullo_epi32(sum, _mm512_set1_epi32(static_cast<int>(inverse_of(kFifthDigit))))",
+        "_mm512_srai_epi32(sum, 6)", TRITS,
     ),
     "fifth_digits_in_another_s_place": Mutant(
         "avx512vnni", "generic/trits_avx512.h", "last + 8, stride", "last + 4, stride", TRITS
@@ -209,6 +210,14 @@ def check_control(workshop: Workshop, isa: str) -> None:
 @pytest.mark.parametrize("isa", sorted({mutant.isa for mutant in MUTANTS.values()} & set(isas())))
 def test_right_kernels_pass(workshop: Workshop, isa: str) -> None:
     check_control(workshop, isa)
+
+
+@pytest.mark.skipif("avx512vnni" not in isas(), reason="avx512vnni does not run here")
+def test_digits_are_right_without_byte_permutes(workshop: Workshop) -> None:
+    """A processor that has them takes 1.6-bit panels apart the other way: what the older ones run is tested there, too."""
+    asks, unit = "if (has_byte_permutes())", "isa/avx512vnni.cpp"
+    changed = workshop.compile("generic/trits_avx512.h", asks, "if (has_byte_permutes() && false)", unit=unit)
+    assert rejected(workshop.link_with("remainders", workshop.permissive, changed), "avx512vnni") == set()
 
 
 @pytest.mark.nightly
