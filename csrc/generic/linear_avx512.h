@@ -1,6 +1,8 @@
 // Products with i2s panels, with 512-bit VNNI.
 #pragma once
 
+#include <algorithm>
+
 #include "generic/dot_avx512.h"
 #include "generic/groups.h"
 #include "generic/kernel_names.h"
@@ -98,7 +100,7 @@ template <int T>
 }
 
 template <int T>
-void panel_in_place(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   __m512i sums[T];
   dots_in_place<T>(block, n_blocks, x.a, x.a_stride, sums);
   finish(sums, T, 1, x, scales_w, column);
@@ -178,33 +180,67 @@ template <int T>
 }
 
 template <int T>
-void panel_tile(const uint8_t* block, int64_t, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+void panel_tile(const uint8_t* block, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   __m512i sums[T];
   dots_of_codes<T>(block, n_blocks, x.a, x.a_stride, sums);
   finish(sums, T, 1, x, scales_w, column);
 }
 
-// T tokens × two panels, `panel_bytes` apart. The next two come to the second-level cache meanwhile.
+// Two panels with a byte a code: for every four columns the sixteen rows of one, then of the other.
+constexpr int64_t kPairBytes = 8 * kPanelBlockBytes;  // of a block of both
+
+// T tokens × two panels, `panel_bytes` apart, from the packed bytes. The next two come to the second-level cache meanwhile. Shifts and
+// masks take an eighth of the time of vector units that multiply, too: what they make goes to `codes`, for the tiles that follow.
 template <int T>
-void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
+               int64_t column) {
   const __m512i mask = _mm512_set1_epi8(3);
   Rows32<T> s;
   clear(s);
   fetch_outputs(x, T, 2, column);
   const int8_t* a = x.a;
+  const auto add = [&](__m512i low, __m512i high, int j) __attribute__((always_inline)) {
+    _mm512_store_si512(codes + kPairBytes / 4 * j, low);
+    _mm512_store_si512(codes + kPairBytes / 4 * j + kPanelBlockBytes, high);
+    add_dots(s, low, high, a + 4 * j, x.a_stride);
+  };
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
     _mm_prefetch(reinterpret_cast<const char*>(block + 2 * panel_bytes), _MM_HINT_T1);
     _mm_prefetch(reinterpret_cast<const char*>(block + 3 * panel_bytes), _MM_HINT_T1);
     const __m512i v = _mm512_loadu_si512(block), w = _mm512_loadu_si512(block + panel_bytes);
-    add_dots(s, _mm512_and_si512(v, mask), _mm512_and_si512(w, mask), a, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 2), mask), _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 4), mask), _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, x.a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(v, 6), mask), _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, x.a_stride);
+    add(_mm512_and_si512(v, mask), _mm512_and_si512(w, mask), 0);
+    add(_mm512_and_si512(_mm512_srli_epi32(v, 2), mask), _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), 1);
+    add(_mm512_and_si512(_mm512_srli_epi32(v, 4), mask), _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), 2);
+    add(_mm512_and_si512(_mm512_srli_epi32(v, 6), mask), _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), 3);
     settle(s);
     block += kPanelBlockBytes;
+    codes += kPairBytes;
     a += kPanelDepth;
   } while (block < stop);
+  __m512i sums[2 * T];
+  store(s, sums);
+  finish(sums, T, 2, x, scales_w, column);
+}
+
+// T tokens × two panels from their codes.
+template <int T>
+void codes_tile(const uint8_t* codes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  Rows32<T> s;
+  clear(s);
+  fetch_outputs(x, T, 2, column);
+  const int8_t* a = x.a;
+  const auto add = [&](const uint8_t* four, const int8_t* a) __attribute__((always_inline)) {
+    add_dots(s, _mm512_load_si512(four), _mm512_load_si512(four + kPanelBlockBytes), a, x.a_stride);
+  };
+  const uint8_t* stop = codes + kPairBytes * n_blocks;
+  do {
+    add(codes, a);
+    add(codes + kPairBytes / 4, a + 4);
+    settle(s);
+    codes += kPairBytes / 2;
+    a += kPanelDepth / 2;
+  } while (codes < stop);
   __m512i sums[2 * T];
   store(s, sums);
   finish(sums, T, 2, x, scales_w, column);
@@ -230,45 +266,56 @@ KERNEL_FUNCTION(i2s_gemv) {
   const Panels panels(call.weights[0]);
   int32_t total;
   const Tokens x = tokens_of(call, 0, 1, panels.n_blocks, &total);
-  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), 0, panels.n_blocks, x, panels.scales + p, kPanelRows * p);
+  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), panels.n_blocks, x, panels.scales + p, kPanelRows * p);
   count_linear(call, panels, begin, end, work);
 }
 
-// Activations of this many tokens stay in the second-level cache while a range's panels pass. Tiles are at most 12 × 2 panels: 24
-// sums leave 8 registers.
-constexpr int64_t kTokens = 96;
+// Activations of so many tokens, or of so many bytes, stay in the second-level cache beside a pair's codes while a range's panels pass.
+// Tiles are at most 12 × 2 panels: 24 sums leave 8 registers.
+constexpr int64_t kTokens = 132, kTokenBytes = 1 << 19;
 constexpr int64_t kTile = 12;
 constexpr int64_t kFewTokens = 8;  // memory bounds the speed up to here
 
-using Tile = void (*)(const uint8_t*, int64_t, int64_t, const Tokens&, const float*, int64_t);
+using Tile = void (*)(const uint8_t*, int64_t, const Tokens&, const float*, int64_t);
+using PairTile = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, const Tokens&, const float*, int64_t);
 constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>,
                             panel_tile<5>,     panel_tile<6>,     panel_tile<7>,     panel_tile<8>,
                             panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
-constexpr Tile kPair[] = {pair_tile<6>,  pair_tile<7>,  pair_tile<8>, pair_tile<9>, pair_tile<10>, pair_tile<11>, pair_tile<12>};
+constexpr int64_t kLeastOfPair = 6;
+constexpr PairTile kPair[] = {pair_tile<6>, pair_tile<7>, pair_tile<8>, pair_tile<9>, pair_tile<10>, pair_tile<11>, pair_tile<12>};
+constexpr Tile kOfCodes[] = {codes_tile<6>, codes_tile<7>, codes_tile<8>, codes_tile<9>, codes_tile<10>, codes_tile<11>, codes_tile<12>};
 
-// All tokens × one panel, or two side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens.
-void multiply(const uint8_t* panel, int64_t panel_bytes, int64_t n_blocks, bool is_pair, int64_t n, const Tokens& x,
-              const float* scales_w, int64_t column) {
-  const int64_t n_tiles = (n + kTile - 1) / kTile;
+// All tokens × a panel, or two side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens.
+void multiply(const Panels& panels, int64_t p, bool is_pair, uint8_t* codes, int64_t n, const Tokens& x) {
+  const int64_t n_tiles = (n + kTile - 1) / kTile, column = kPanelRows * p;
+  const uint8_t* panel = panels.panel(p);
+  const float* scales = panels.scales + p;
   for (int64_t i = 0; i < n_tiles; ++i) {
     const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-    const Tile tile = is_pair ? kPair[width - 6] : kSingle[width - 1];
-    tile(panel, panel_bytes, n_blocks, x.at(t), scales_w, column);
+    if (!is_pair) {
+      kSingle[width - 1](panel, panels.n_blocks, x.at(t), scales, column);
+    } else if (i == 0) {
+      kPair[width - kLeastOfPair](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
+    } else {
+      kOfCodes[width - kLeastOfPair](codes, panels.n_blocks, x.at(t), scales, column);
+    }
   }
 }
 
-// Several tokens. Panels come from memory once if the range's bytes fit the cache, else once for every 96 tokens.
+// Several tokens. Panels come from memory once if the range's bytes fit the cache, else once for every chunk of tokens.
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
-  const int64_t n_chunks = (call.t + kTokens - 1) / kTokens;
+  const bool has_room = panels.n_blocks * kPairBytes <= call.scratch_floats * static_cast<int64_t>(sizeof(float));
+  const int64_t near = std::clamp(kTokenBytes / (kPanelDepth * panels.n_blocks) / kTile * kTile, 4 * kTile, kTokens);
+  const int64_t n_chunks = (call.t + near - 1) / near;
   for (int64_t c = 0; c < n_chunks; ++c) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
     int32_t totals[kTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
     // One panel, one stream while memory bounds the speed, two panels where products do.
     for (int64_t p = begin; p < end;) {
-      const bool is_pair = n > kFewTokens && p + 1 < end;
-      multiply(panels.panel(p), panels.bytes, panels.n_blocks, is_pair, n, x, panels.scales + p, kPanelRows * p);
+      const bool is_pair = n > kFewTokens && has_room && p + 1 < end;
+      multiply(panels, p, is_pair, reinterpret_cast<uint8_t*>(call.scratch), n, x);
       p += is_pair ? 2 : 1;
     }
   }
