@@ -23,7 +23,8 @@ constexpr int64_t kMaxSparse = (int64_t{1} << 17) - 1;  // greatest k and n of a
 constexpr int64_t kTableSide = 32;     // tokens that share the tables of a linear, where an instruction set has such kernels
 constexpr int64_t kTableLeast = 25;    // fewer are faster without
 constexpr int64_t kColumnRows = 256;   // rows in 64 bytes of an i2s_columns column
-constexpr int64_t kColumnTokens = 16;  // most tokens of whose sums over columns a worker has room
+constexpr int64_t kColumnParts = 16;   // tokens that share the columns' parts; more are cut into groups
+constexpr int64_t kColumnTokens = 32;  // most tokens of whose sums over columns a worker has room
 constexpr int kMaxOperands = 6;
 constexpr int kMaxResidents = 4;
 
@@ -139,7 +140,7 @@ struct Partials {
 struct ColumnUnits {
   int64_t t, k, n_groups, n_parts;
   [[gnu::always_inline]] ColumnUnits(int64_t tokens, int64_t columns, int64_t n_workers) : t(tokens), k(columns), n_groups(1), n_parts(1) {
-    if (t <= kColumnTokens) {
+    if (t <= kColumnParts) {
       n_parts = 2 * n_workers;
       return;
     }

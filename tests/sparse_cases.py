@@ -97,7 +97,7 @@ def _overflowing(t: int) -> Iterator[Case]:
 
 
 def _columns(many: tuple[int, ...]) -> Iterator[Case]:
-    sizes = ((1, 1), (2, 16), (15, 17), (64, 255), (100, 256), (257, 257), (640, 600), (1040, 40))
+    sizes = ((1, 1), (2, 16), (15, 17), (64, 255), (100, 256), (257, 257), (640, 600), (4130, 300))
     for i, (k, n) in enumerate(sizes):
         for j, (kind, make) in enumerate(LINEAR_KINDS.items()):
             for m, share in enumerate(SHARES):

@@ -1,6 +1,6 @@
 // linear that multiplies only what can matter: rows whose gate is open, columns whose code is not zero. Of one token it reads only
 // these; of many, everything, a block at a time that stays near while the tokens pass. A unit brings the products: append_positive,
-// append_nonzero, arrange, multiply_rows, add_columns, add_near_columns, Listed, kSumsShifted.
+// append_nonzero, arrange, multiply_rows, add_columns, add_near_columns, Listed, kSumsNested, kSumsStay.
 #pragma once
 
 #include <cfloat>
@@ -13,6 +13,7 @@ namespace {
 
 // Sixteen lanes of the compiler's own.
 using lane_ints = int32_t __attribute__((vector_size(64)));
+using lane_uints = uint32_t __attribute__((vector_size(64)));
 using lane_floats = float __attribute__((vector_size(64)));
 
 inline int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -23,26 +24,29 @@ inline bool may_skip(float scale, int64_t k) {
   return most <= FLT_MAX;
 }
 
-// What asks for the next block while one is multiplied: a line for each line that is read, so that misses spread over the products.
-// All lines in a row would find no free place among the misses, and be dropped.
+// What asks for the next block while one is multiplied: a few lines at each step, so that misses spread over the products. All lines
+// in a row would find no free place among the misses, and be dropped or waited for.
+template <int64_t kLines>
 struct InOrder {
   const uint8_t *next, *end;
+  int64_t step = 64;  // from a line to the next
+
+  [[gnu::always_inline]] void lines(int64_t n = kLines) {
+    if (next >= end) return;
+    for (int64_t i = 0; i < n; ++i, next += step) __builtin_prefetch(next, 0, 2);
+  }
   static constexpr void begin(const uint8_t*, int64_t, const int32_t*, int64_t) {}
+  // A line for every two that are read of several rows.
   template <int kWidth>
   struct At {
     InOrder& all;
     [[gnu::always_inline]] void ask(int64_t b) const {
-      if (b % 64 == 0) all.lines(kWidth);
+      if (b % 64 == 0) all.lines((kWidth + 1) / 2);
     }
   };
   template <int kWidth>
   [[gnu::always_inline]] At<kWidth> at(const uint8_t*, int64_t, const int32_t*, int64_t, int64_t) {
     return {*this};
-  }
-  [[gnu::always_inline]] void lines(int64_t n) {
-    if (next >= end) return;
-    for (int64_t i = 0; i < n; ++i) __builtin_prefetch(next + 64 * i, 0, 2);
-    next += 64 * n;
   }
 };
 
@@ -102,8 +106,10 @@ KERNEL_FUNCTION(i2s_rows_gemm) {
     for (int64_t i = 0; i < n_tokens; ++i) totals[i] = arrange(call.in[0].row<const int8_t>(t + i), k, a + i * width);
     for (int64_t r = first; r < last; r += kRows) {
       const int64_t stop = last - r < kRows ? last : r + kRows, after = last - stop < kRows ? last : stop + kRows;
-      InOrder asks{w.data + stop * row_bytes, w.data + after * row_bytes};
+      const uint8_t* next = w.data + stop * row_bytes;
+      InOrder<1> asks{next, next};
       for (int64_t i = 0; i < n_tokens; ++i) {
+        asks.end = next + (after - stop) * row_bytes * (i + 1) / n_tokens;  // as many for each token
         if (call.t > kNear && i + 1 < n_tokens) {
           if (call.in[2].data != nullptr) ask_for(call.in[2].row<const float>(t + i + 1) + r, (stop - r) * 4);
           ask_for(call.out[0].row<float>(t + i + 1) + r, (stop - r) * 4);
@@ -132,6 +138,21 @@ inline int64_t needed_columns(const int8_t* q, int64_t first, int64_t last, int3
   return n;
 }
 
+// The same by bytes from the block's begin, and sixteen more that may be asked for.
+struct NearColumns {
+  static constexpr int64_t kMost = 2048;
+  int32_t offsets[kMost + 32];
+  int8_t codes[kMost + 32];
+  int64_t n;
+
+  void find(const int8_t* q, int64_t first, int64_t last, int64_t column_bytes) {
+    n = needed_columns(q, first, last, offsets, codes);
+    const int64_t end = padded(n, 16);
+    for (int64_t i = 0; i < end; ++i) offsets[i] = static_cast<int32_t>((offsets[i] - first) * column_bytes);
+    for (int64_t i = end; i < end + 16; ++i) offsets[i] = 0;
+  }
+};
+
 // The sums of workers first … last − 1 become outputs of tokens, and zero again.
 inline void finish_columns(const Call& call, int64_t first, int64_t last, int64_t token, int64_t n_tokens) {
   const Resident& w = call.weights[0];
@@ -142,18 +163,26 @@ inline void finish_columns(const Call& call, int64_t first, int64_t last, int64_
     const float scale = *call.in[1].row<const float>(token + t) * scale_w;
     const int32_t total = sum_of_codes(call.in[0].row<const int8_t>(token + t), w.cols);
     float* out = call.out[0].row<float>(token + t);
-    for (int64_t r = 0; r < width; r += kLanes) {
-      lane_ints sums{};
-      for (int64_t i = first; i < last; ++i) {
-        if (all.of(i, 0)[all.stride - 1] == 0) continue;
-        lane_ints x;
-        std::memcpy(&x, all.of(i, t) + r, sizeof x);
+    lane_uints lower{};
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const int64_t pair = i / kLanes % 4, r = i / kColumnRows * kColumnRows + 64 * pair + i / 64 % 4 * kLanes;
+      lane_uints sums{};
+      for (int64_t j = first; j < last; ++j) {
+        if (all.of(j, 0)[all.stride - 1] == 0) continue;
+        lane_uints x;
+        std::memcpy(&x, all.of(j, t) + r, sizeof x);
         sums += x;
-        std::memset(all.of(i, t) + r, 0, sizeof x);
+        std::memset(all.of(j, t) + r, 0, sizeof x);
+      }
+      if (kSumsNested) {
+        const lane_uints with_lower = sums;
+        if (pair > 0) sums -= lower;
+        lower = with_lower;
       }
       if (r >= written) continue;
-      if (kSumsShifted) sums >>= static_cast<int32_t>(r / 64 % 4 * 2);
-      lane_floats y = __builtin_convertvector(sums - total, lane_floats) * scale;
+      lane_ints exact = reinterpret_cast<lane_ints>(sums);
+      if (kSumsNested) exact >>= static_cast<int32_t>(2 * pair);
+      lane_floats y = __builtin_convertvector(exact - total, lane_floats) * scale;
       if (call.ints[4] != 0) {
         lane_floats before;
         std::memcpy(&before, out + r, sizeof before);
@@ -193,28 +222,45 @@ KERNEL_FUNCTION(i2s_columns_gemv) {
   }
 }
 
-// The same of many tokens: a block of columns stays in the second level while the group's tokens pass. Reads all columns, and the
-// scale; the first group counts them.
+// The same of many tokens. A block of columns stays in the second level while the group's tokens pass: whole, and read in order, where
+// memory bounds the speed; else what of more columns makes kColumnRows rows, so that few sums are loaded and stored. Reads all columns,
+// and the scale; the first group counts them.
 KERNEL_FUNCTION(i2s_columns_gemm) {
-  constexpr int64_t kColumns = 256;
   const Resident& w = call.weights[0];
   const ColumnUnits units(call.t, w.cols, call.partials.n_workers);
+  const bool is_whole = units.n_parts > 1 || !kSumsStay;
   const int64_t column_bytes = padded(w.rows, kColumnRows) / 4, worker = call.partials.worker;
-  int32_t columns[kColumns + 16];
-  int8_t codes[kColumns + 16];
+  const int64_t n_columns = is_whole ? 256 : NearColumns::kMost;
+  NearColumns* near = reinterpret_cast<NearColumns*>(call.scratch);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t group = unit / units.n_parts, part = unit % units.n_parts;
     const int64_t token = units.first_token(group), n_tokens = units.first_token(group + 1) - token;
     const int64_t first = units.first_column(part), last = units.first_column(part + 1);
     call.partials.of(worker, 0)[call.partials.stride - 1] = 1;
-    for (int64_t c = first; c < last; c += kColumns) {
-      const int64_t stop = last - c < kColumns ? last : c + kColumns, after = last - stop < kColumns ? last : stop + kColumns;
-      InOrder asks{w.data + stop * column_bytes, w.data + after * column_bytes};
+    for (int64_t c = first; c < last; c += n_columns) {
+      const int64_t stop = last - c < n_columns ? last : c + n_columns, after = last - stop < n_columns ? last : stop + n_columns;
       for (int64_t t = 0; t < n_tokens; ++t) {
-        const int64_t n = needed_columns(call.in[0].row<const int8_t>(token + t), c, stop, columns, codes);
-        add_near_columns(w.data, column_bytes, columns, n, codes, call.partials.of(worker, t), asks);
-        work.macs += static_cast<uint64_t>(n * w.rows);
-        work.macs_skipped += static_cast<uint64_t>((stop - c - n) * w.rows);
+        near[t].find(call.in[0].row<const int8_t>(token + t), c, stop, column_bytes);
+        work.macs += static_cast<uint64_t>(near[t].n * w.rows);
+        work.macs_skipped += static_cast<uint64_t>((stop - c - near[t].n) * w.rows);
+      }
+      const uint8_t *block = w.data + c * column_bytes, *next = w.data + stop * column_bytes;
+      if (is_whole) {
+        InOrder<4> asks{next, next};
+        for (int64_t t = 0; t < n_tokens; ++t) {
+          asks.end = next + (after - stop) * column_bytes * (t + 1) / n_tokens;
+          add_near_columns(block, column_bytes, near[t].offsets, near[t].n, near[t].codes, call.partials.of(worker, t), asks);
+        }
+        continue;
+      }
+      for (int64_t b = 0; b < column_bytes; b += 64) {
+        const bool is_last = b + 64 == column_bytes;
+        const uint8_t* slice = is_last ? next : block + b + 64;
+        InOrder<1> asks{slice, slice + (is_last ? after - stop : stop - c) * column_bytes, column_bytes};
+        for (int64_t t = 0; t < n_tokens; ++t) {
+          if (t + 1 < n_tokens) ask_for(call.partials.of(worker, t + 1) + 4 * b, 4 * kColumnRows);
+          add_near_columns(block + b, 64, near[t].offsets, near[t].n, near[t].codes, call.partials.of(worker, t) + 4 * b, asks);
+        }
       }
     }
     if (group == 0) work.bytes += static_cast<uint64_t>((last - first) * column_bytes + (part == 0 ? 4 : 0));

@@ -13,7 +13,8 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kTogether = 32;
-constexpr bool kSumsShifted = false;
+constexpr bool kSumsNested = false;
+constexpr bool kSumsStay = false;
 
 // Products of two columns and their codes: vpmaddubsw adds at least −512 and at most 508 to an int16 lane, 64 times at most.
 static_assert(kTogether / 2 <= 16);
@@ -187,17 +188,19 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
 
 // Columns that are near: what is asked for follows behind them.
 template <class Asks>
-inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
+inline void add_near_columns(const uint8_t* w, int64_t n_bytes, const int32_t* offsets, int64_t n, const int8_t* codes, int32_t* sums,
                              Asks& asks) {
   struct Wanted {
     Asks& asks;
-    [[gnu::always_inline]] void ask(int64_t i) { asks.lines(i % 2); }
+    [[gnu::always_inline]] void ask(int64_t i) {
+      if (i % 8 == 0) asks.lines();
+    }
   } wanted{asks};
   for (int64_t i = 0; i < n; i += kTogether) {
     const int64_t here = n - i < kTogether ? (n - i + 1) / 2 * 2 : kTogether;
     const uint8_t* now[kTogether];
-    for (int64_t j = 0; j < here; ++j) now[j] = w + columns[i + j] * column_bytes;
-    for (int64_t b = 0; b < column_bytes; b += 64) {
+    for (int64_t j = 0; j < here; ++j) now[j] = w + offsets[i + j];
+    for (int64_t b = 0; b < n_bytes; b += 64) {
       add_half_block({now, b}, here, wanted, codes + i, sums + 4 * b);
       add_half_block({now, b + 32}, here, wanted, codes + i, sums + 4 * b + 8);
     }

@@ -11,8 +11,10 @@
 namespace tritium {
 namespace {
 
-// Bit pairs are multiplied where they stand, so a sum is 4^j times what it means.
-constexpr bool kSumsShifted = true;
+// Bit pairs are multiplied where they stand, each with the lower ones: a sum is 4^j times what it means, and the sum before it.
+constexpr bool kSumsNested = true;
+// Those of kColumnRows rows are in registers while a token's columns pass.
+constexpr bool kSumsStay = true;
 
 inline int64_t append(int32_t* list, int64_t n, __mmask16 chosen, int64_t first) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -142,7 +144,7 @@ struct Quad {
           _mm512_unpackhi_epi16(ab_high, cd_high)};
 }
 
-// Sums of sixteen rows of each of the four bit pairs, which stand 64 apart.
+// Sums of sixteen rows of each of the four bit pairs with those below it, which stand 64 apart.
 struct PairSums {
   __m512i s0, s1, s2, s3;
 };
@@ -157,9 +159,9 @@ struct PairSums {
 }
 [[gnu::always_inline]] inline void add_four(PairSums& s, __m512i packed, __m512i a) {
   s.s0 = _mm512_dpbusd_epi32(s.s0, _mm512_and_si512(packed, _mm512_set1_epi8(3)), a);
-  s.s1 = _mm512_dpbusd_epi32(s.s1, _mm512_and_si512(packed, _mm512_set1_epi8(12)), a);
-  s.s2 = _mm512_dpbusd_epi32(s.s2, _mm512_and_si512(packed, _mm512_set1_epi8(48)), a);
-  s.s3 = _mm512_dpbusd_epi32(s.s3, _mm512_and_si512(packed, _mm512_set1_epi8(static_cast<char>(192))), a);
+  s.s1 = _mm512_dpbusd_epi32(s.s1, _mm512_and_si512(packed, _mm512_set1_epi8(15)), a);
+  s.s2 = _mm512_dpbusd_epi32(s.s2, _mm512_and_si512(packed, _mm512_set1_epi8(63)), a);
+  s.s3 = _mm512_dpbusd_epi32(s.s3, packed, a);
   asm("" : "+v"(s.s0), "+v"(s.s1), "+v"(s.s2), "+v"(s.s3));
 }
 
@@ -183,6 +185,7 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
       PairSums s0 = load_sums(at), s1 = load_sums(at + 16), s2 = load_sums(at + 32), s3 = load_sums(at + 48);
       const Lines after = lines_after(group, b), again = lines_again(group, b, column_bytes);
       for (int64_t j = 0; j < here; j += 4) {
+#pragma GCC unroll 4
         for (int64_t c = j; c < j + 4; ++c) {
           after.ask(c);
           again.ask(c);
@@ -203,17 +206,21 @@ inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* c
   }
 }
 
-// Columns that are near: block by block, all of them. A block's sums stay in registers.
+// Columns that are near: block by block, all of them. A block's sums stay in registers. Lines come from the second level to the first
+// two steps before they are read: what waits for them would fill the window in which instructions pass one another.
 template <class Asks>
-inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
-                             Asks& asks) {
-  for (int64_t b = 0; b < column_bytes; b += 64, sums += kColumnRows) {
+inline void add_near_columns(const uint8_t* w, int64_t n_bytes, const int32_t* offsets, int64_t n, const int8_t* codes, int32_t* sums,
+                             Asks& all_asks) {
+  Asks asks = all_asks;  // in registers
+  for (int64_t b = 0; b < n_bytes; b += 64, sums += kColumnRows) {
     const uint8_t* block = w + b;
     PairSums s0 = load_sums(sums), s1 = load_sums(sums + 16), s2 = load_sums(sums + 32), s3 = load_sums(sums + 48);
     for (int64_t j = 0; j < n; j += 4) {
-      const int32_t* c = columns + j;
-      asks.lines(4);
-      const Quad x = interleave(block + c[0] * column_bytes, block + c[1] * column_bytes, block + c[2] * column_bytes, block + c[3] * column_bytes);
+      const int32_t* c = offsets + j;
+      asks.lines();
+#pragma GCC unroll 4
+      for (int64_t i = 8; i < 12; ++i) _mm_prefetch(reinterpret_cast<const char*>(block + c[i]), _MM_HINT_T0);
+      const Quad x = interleave(block + c[0], block + c[1], block + c[2], block + c[3]);
       const __m512i a = four_codes(codes + j);
       add_four(s0, x.v0, a);
       add_four(s1, x.v1, a);
@@ -225,6 +232,7 @@ inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32
     store_sums(s2, sums + 32);
     store_sums(s3, sums + 48);
   }
+  all_asks = asks;
 }
 
 }  // namespace

@@ -7,7 +7,8 @@
 namespace tritium {
 namespace {
 
-constexpr bool kSumsShifted = false;
+constexpr bool kSumsNested = false;
+constexpr bool kSumsStay = false;
 
 inline int32_t sum_of_codes(const int8_t* q, int64_t k) {
   int32_t total = 0;
@@ -40,24 +41,23 @@ inline void multiply_rows(const uint8_t* w, int64_t row_bytes, const int32_t* ro
   }
 }
 
-inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t q = codes[i];
-    for (int64_t b = 0; b < column_bytes; ++b) {
-      const int32_t packed = w[columns[i] * column_bytes + b];
-      int32_t* at = sums + b / 64 * kColumnRows + b / 4 % 4 * 16 + b / 16 % 4 * 4 + b % 4;
-      at[0] += (packed & 3) * q;
-      at[64] += (packed >> 2 & 3) * q;
-      at[128] += (packed >> 4 & 3) * q;
-      at[192] += (packed >> 6) * q;
-    }
+inline void add_column(const uint8_t* w, int64_t n_bytes, int32_t q, int32_t* sums) {
+  for (int64_t b = 0; b < n_bytes; ++b) {
+    const int32_t packed = w[b];
+    int32_t* at = sums + b / 64 * kColumnRows + b / 4 % 4 * 16 + b / 16 % 4 * 4 + b % 4;
+    at[0] += (packed & 3) * q;
+    at[64] += (packed >> 2 & 3) * q;
+    at[128] += (packed >> 4 & 3) * q;
+    at[192] += (packed >> 6) * q;
   }
 }
-
+inline void add_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums) {
+  for (int64_t i = 0; i < n; ++i) add_column(w + columns[i] * column_bytes, column_bytes, codes[i], sums);
+}
 template <class Asks>
-inline void add_near_columns(const uint8_t* w, int64_t column_bytes, const int32_t* columns, int64_t n, const int8_t* codes, int32_t* sums,
+inline void add_near_columns(const uint8_t* w, int64_t n_bytes, const int32_t* offsets, int64_t n, const int8_t* codes, int32_t* sums,
                              Asks&) {
-  add_columns(w, column_bytes, columns, n, codes, sums);
+  for (int64_t i = 0; i < n; ++i) add_column(w + offsets[i], n_bytes, codes[i], sums);
 }
 
 }  // namespace
