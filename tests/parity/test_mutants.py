@@ -131,6 +131,12 @@ MORE_MUTANTS = {
         "avx512vnni", "generic/linear_avx512.h", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);",
         {"i2s_gemm"},
     ),
+    "codes_of_one_panel_kept_for_both": Mutant(
+        "avx512vnni", "generic/linear_avx512.h", "j + kPanelBlockBytes, high)", "j + kPanelBlockBytes, low)", {"i2s_gemm"},
+    ),
+    "lower_bit_pairs_of_columns_left_in": Mutant(
+        "avx512vnni", "generic/sparse.h", "if (pair > 0) sums -= lower;", "", {"i2s_columns_gemv", "i2s_columns_gemm"},
+    ),
     "digits_past_the_last_row_of_activations": Mutant(
         "avx512vnni", "generic/trits_avx512.h", "(s, panel + kGroupBytes * n_whole, 1, tail, kTritDepth)",
         "(s, panel + kGroupBytes * n_whole, 1, tail, 0)", {"tq1_gemm"},
