@@ -70,6 +70,11 @@ void Commitment::take(size_t step, const Call& call, int64_t begin, int64_t end,
   }
 }
 
+double Commitment::share(size_t step) const {
+  const Site& site = sites_[step];
+  return site.index < 0 ? 0 : static_cast<double>(site.bytes + static_cast<int64_t>(sizeof(float))) / static_cast<double>(row_bytes_);
+}
+
 void Commitment::finish(int64_t n, const TraceView& view, ThreadPool& pool) {
   if (view.columns == nullptr) return;
   if (n <= kKeptTokens) {

@@ -31,6 +31,8 @@ class Commitment {
   void take(size_t step, const Call& call, int64_t begin, int64_t end, const TraceView& view);
   // Columns of all n tokens, once all steps have run.
   void finish(int64_t n, const TraceView& view, ThreadPool& pool);
+  // The step's share of a token's quantized rows, by bytes.
+  double share(size_t step) const;
 
  private:
   static constexpr int64_t kKeptTokens = 4;

@@ -316,7 +316,13 @@ void Executor::project(int64_t output, float* logits) {
 void Executor::copy_results() {
   n_outputs_ = static_cast<int64_t>(request_->outputs.size());
   has_all_logits_ = !screens();
+  const uint64_t start = now_ns();
   commitment_.finish(static_cast<int64_t>(request_->tokens.size()), request_->trace, *pool_);
+  // Where rows are hashed at the end, too, their hashing is the time of the steps that made them.
+  const double hashing = static_cast<double>(now_ns() - start);
+  for (size_t i = 0; request_->trace.columns != nullptr && i < prepared_.size(); ++i) {
+    counters_[prepared_[i].first_counter + choose(i)].ns += static_cast<uint64_t>(hashing * commitment_.share(i));
+  }
   pool_->run({static_cast<int64_t>(request_->outputs.size()), 1}, [&](int, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       if (request_->logits != nullptr) {

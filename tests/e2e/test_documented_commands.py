@@ -34,6 +34,32 @@ def shell(page: str) -> str:
     return "\n".join(line for block in blocks for line in block.splitlines() if not SET_UP.match(line))
 
 
+# A judge's exit code; where others keep the machine busy, a measured time may show less than a page demands.
+LEVEL_NOT_REACHED = 8
+
+
+def run_all(commands: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """The commands, in a directory of their own with the model, the prompt and the pages that they name."""
+    directory.mkdir()
+    shutil.copy(REPOSITORY / "src/tritium/data/demo.gguf", directory / "model.gguf")
+    (directory / "prompt.txt").write_text("ROMEO:", encoding="utf-8")
+    shutil.copytree(REPOSITORY / "docs", directory / "docs")  # some commands write there
+    environment = {
+        **os.environ,
+        "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
+        "PROMPT": "ROMEO:",
+        "NONCE": "0123456789abcdef",
+        "TRITIUM_CACHE": str(directory / "cache"),
+    }
+    tokenize = ["tritium", "tokenize", "-m", "model.gguf", "--json", "ROMEO:"]
+    done = subprocess.run(tokenize, cwd=directory, env=environment, capture_output=True, text=True, check=True)
+    (directory / "ids.json").write_text(json.dumps(json.loads(done.stdout)["ids"]), encoding="utf-8")
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=directory, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 RUNNABLE = [page for page in PAGES if "tritium " in shell(page)]
 
 
@@ -55,22 +81,9 @@ def test_the_python_examples_run(page: str, code: str, tmp_path: Path) -> None:
 def test_the_commands_run_in_order(page: str, tmp_path: Path) -> None:
     if "jq " in shell(page) and shutil.which("jq") is None:
         pytest.skip("jq is not installed")
-    shutil.copy(REPOSITORY / "src/tritium/data/demo.gguf", tmp_path / "model.gguf")
-    (tmp_path / "prompt.txt").write_text("ROMEO:", encoding="utf-8")
-    shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")  # some commands write there
-    environment = {
-        **os.environ,
-        "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
-        "PROMPT": "ROMEO:",
-        "NONCE": "0123456789abcdef",
-        "TRITIUM_CACHE": str(tmp_path / "cache"),
-    }
-    tokenize = ["tritium", "tokenize", "-m", "model.gguf", "--json", "ROMEO:"]
-    done = subprocess.run(tokenize, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    (tmp_path / "ids.json").write_text(json.dumps(json.loads(done.stdout)["ids"]), encoding="utf-8")
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", shell(page)],
-        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
+    for attempt in range(3):
+        result = run_all(shell(page), tmp_path / str(attempt))
+        if result.returncode != LEVEL_NOT_REACHED:
+            break
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert result.stdout

@@ -102,6 +102,20 @@ def test_a_step_without_a_trace_has_none() -> None:
         assert (result.columns, result.hidden, result.rows) == (None, None, None)
 
 
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_hashing_is_the_time_of_the_steps_whose_rows_it_hashes(size: int) -> None:
+    """In the calmest of the passes: a busy machine may stop between two steps, too."""
+    shares = []
+    with load("demo", max_context=64) as model:
+        executor, table = model.engine.executor, np.arange(blocks_for(len(IDS)), dtype=np.int32)
+        for start in range(0, len(IDS), size):
+            before = executor.trace()
+            executor.step(single_sequence(IDS[start : start + size], start, table, all_outputs=True), "hashes")
+            passed = executor.trace().since(before)
+            shares.append(sum(count.ns for count in passed.counts) / passed.wall_ns)
+    assert 0.95 < max(shares) <= 1
+
+
 def test_every_part_of_a_leaf_counts() -> None:
     sound: dict[str, Any] = {"run": b"r" * 16, "nonce": "n", "position": 3, "token_in": 4, "column": b"c" * 32,
                              "hidden": b"h" * 32, "token_out": 5}  # fmt: skip

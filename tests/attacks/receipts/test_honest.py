@@ -61,6 +61,14 @@ def slow_bandwidth(receipt: Receipt) -> None:
     receipt["evidence"]["bandwidth"].update(samples_gb_per_s=[9.1, 8.3, 30.5], median_gb_per_s=9.1)
 
 
+def interrupted_probe(receipt: Receipt) -> None:
+    receipt["evidence"]["bandwidth"].update(samples_gb_per_s=[0.9, 9.1, 9.3], median_gb_per_s=9.1)
+
+
+def probe_interrupted_twice(receipt: Receipt) -> None:
+    receipt["evidence"]["bandwidth"].update(samples_gb_per_s=[0.9, 9.1, 1.0], median_gb_per_s=1.0)
+
+
 def scalar(receipt: Receipt) -> None:
     """Thirty times slower, by kernels that any processor has."""
     forgery.rename_kernels(receipt, lambda k: k.replace("avx512vnni", "scalar"))
@@ -91,6 +99,8 @@ HONEST: dict[str, tuple[Edit, dict[str, str]]] = {
     ),
     "caches that are not told": (lambda r: r["evidence"]["machine"].update(caches=[]), {"speed": "E1", "kernels": "E3"}),
     "neighbors that slow the probe": (slow_bandwidth, {"speed": "E3"}),
+    "a probe that was interrupted once": (interrupted_probe, {"speed": "E3"}),
+    "a probe of one fast sample": (probe_interrupted_twice, {"speed": "E1", "kernels": "E3"}),
     "a run thirty times slower": (lambda r: forgery.scale_times(r, 30), {"speed": "E3"}),
     "not repeated": (not_repeated, {"determinism": "E0", "kernels": "E3"}),
     "no bandwidth measured": (not_measured, {"speed": "E0", "kernels": "E3"}),
