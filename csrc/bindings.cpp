@@ -86,22 +86,40 @@ View<uint8_t, 1> pack_head_plane(const Bytes& data, const std::string& layout, i
   return as_array(std::move(plane));
 }
 
-std::vector<nb::bytes> sha256_of_each(const std::vector<Bytes>& arrays, int n_threads) {
-  std::vector<std::span<const uint8_t>> spans;
-  for (const Bytes& array : arrays) spans.emplace_back(array.data(), array.size());
+const Sha256Way& way_named(const std::string& name) {
+  if (name.empty()) return fastest_sha256();
+  for (const Sha256Way& way : sha256_ways()) {
+    if (way.name == name && way.usable()) return way;
+  }
+  throw std::invalid_argument("way: expected one of sha256_ways(), got " + name);
+}
+
+std::vector<std::string> usable_sha256_ways() {
+  std::vector<std::string> names;
+  for (const Sha256Way& way : sha256_ways()) {
+    if (way.usable()) names.emplace_back(way.name);
+  }
+  return names;
+}
+
+std::vector<nb::bytes> sha256_of_each(const std::vector<Bytes>& arrays, int n_threads, const std::string& way) {
   std::vector<uint8_t> digests(arrays.size() * kDigestBytes);
+  std::vector<Sha256Job> jobs;
+  for (const Bytes& array : arrays) jobs.push_back({{array.data(), array.size()}, {}, digests.data() + jobs.size() * kDigestBytes});
+  const Sha256Way& chosen = way_named(way);
   {
     const nb::gil_scoped_release unlocked;
-    sha256_each(spans, n_threads, digests.data());
+    ThreadPool pool(n_threads);
+    sha256_each(jobs, pool, chosen);
   }
   std::vector<nb::bytes> list;
-  for (size_t i = 0; i < arrays.size(); ++i) list.emplace_back(digests.data() + i * kDigestBytes, kDigestBytes);
+  for (const Sha256Job& job : jobs) list.emplace_back(job.digest, kDigestBytes);
   return list;
 }
 
-nb::bytes sha256(const nb::bytes& data, bool portable) {
+nb::bytes sha256(const nb::bytes& data, const std::string& way) {
   uint8_t digest[kDigestBytes];
-  Sha256 hash(portable);
+  Sha256 hash(way_named(way));
   hash.update({reinterpret_cast<const uint8_t*>(data.c_str()), data.size()});
   hash.finish(digest);
   return nb::bytes(digest, sizeof digest);
@@ -216,9 +234,11 @@ NB_MODULE(_native, m) {
       },
       "data"_a, "layout"_a, "n_threads"_a = 1,
       "True if every number, of layout \"f32\", \"f16\" or \"bf16\", is finite. Errors: ValueError for another layout.");
-  m.def("sha256_each", &sha256_of_each, "arrays"_a, "n_threads"_a = 1, "SHA-256 of each of several arrays of bytes.");
-  m.def("sha256", &sha256, "data"_a, "portable"_a = false,
-        "SHA-256 of some bytes, with the processor's instructions for it or (portable) without.");
+  m.def("sha256_ways", &usable_sha256_ways, "Names of the ways to SHA-256 that this processor has, the fastest first.");
+  m.def("sha256_each", &sha256_of_each, "arrays"_a, "n_threads"_a = 1, "way"_a = "",
+        "SHA-256 of each of several arrays of bytes, by the fastest way or a named one. Errors: ValueError for a way that is not there.");
+  m.def("sha256", &sha256, "data"_a, "way"_a = "",
+        "SHA-256 of some bytes, by the fastest way or a named one. Errors: ValueError for a way that is not there.");
   m.def("draw_weights", &weights, "logits"_a.noconvert(), "first"_a, "temperature"_a,
         "Integer weights (n,) i64 of a draw by logits (n,) f32, as tritium.engine.sampling defines them; first: the greatest of all.");
   m.def("read_bandwidth", &read_bandwidth, "n_threads"_a, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -1,8 +1,11 @@
 #include "commitment.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "op_rules.h"
 
@@ -18,6 +21,7 @@ std::span<const uint8_t> bytes_of(const void* data, int64_t size) {
 
 Commitment::Commitment(const PlanSpec& plan) : sites_(plan.steps.size()) {
   const OperandSpec* head = nullptr;
+  std::vector<Site> rows;  // of a token
   for (const StepSpec& step : plan.steps) {
     if (step.rule->name == std::string_view("logits_projection")) head = &step.inputs[0];
   }
@@ -30,7 +34,7 @@ Commitment::Commitment(const PlanSpec& plan) : sites_(plan.steps.size()) {
       site.bytes = step.ints[0] * dtype_bytes(plan.buffers[step.outputs[0].buffer].dtype);
       site.offset = row_bytes_;
       row_bytes_ += site.bytes + static_cast<int64_t>(sizeof(float));
-      rows_.push_back(site);
+      rows.push_back(site);
     } else if (op == "rmsnorm" && step.domain == Domain::outputs && head != nullptr && step.outputs[0].buffer == head->buffer) {
       site.is_hidden = true;
       site.bytes = step.ints[0] * static_cast<int64_t>(sizeof(float));
@@ -38,6 +42,14 @@ Commitment::Commitment(const PlanSpec& plan) : sites_(plan.steps.size()) {
   }
   digests_ = Pages(static_cast<uint64_t>(plan.max_tokens * n_sites_) * kDigestBytes);
   kept_ = Pages(static_cast<uint64_t>(kKeptTokens * row_bytes_));
+  std::stable_sort(rows.begin(), rows.end(), [](const Site& a, const Site& b) { return a.bytes > b.bytes; });
+  for (int64_t t = 0; t < kKeptTokens; ++t) {
+    for (const Site& site : rows) {
+      const uint8_t* row = kept_.data() + t * row_bytes_ + site.offset;
+      kept_rows_.push_back({bytes_of(row, site.bytes + static_cast<int64_t>(sizeof(float))), {}, digest(t, site.index)});
+    }
+  }
+  for (int64_t t = 0; t < plan.max_tokens; ++t) columns_.push_back({bytes_of(digest(t, 0), n_sites_ * static_cast<int64_t>(kDigestBytes)), {}, nullptr});
 }
 
 void Commitment::take(size_t step, const Call& call, int64_t begin, int64_t end, const TraceView& view) {
@@ -50,6 +62,9 @@ void Commitment::take(size_t step, const Call& call, int64_t begin, int64_t end,
     }
   }
   if (site.index < 0 || view.columns == nullptr) return;
+  constexpr int64_t kAtOnce = 16;
+  std::array<Sha256Job, kAtOnce> jobs;
+  int64_t n = 0;
   for (int64_t r = begin; r < end; ++r) {
     const int64_t width = site.bytes / call.ints[0];  // bytes of a code
     const uint8_t* codes = static_cast<const uint8_t*>(call.out[0].data) + r * call.out[0].stride * width;
@@ -63,10 +78,8 @@ void Commitment::take(size_t step, const Call& call, int64_t begin, int64_t end,
       copy(kept_.data() + r * row_bytes_);
       continue;
     }
-    Sha256 hash;
-    hash.update(bytes_of(codes, site.bytes));
-    hash.update(bytes_of(scale, sizeof *scale));
-    hash.finish(digest(r, site.index));
+    jobs[static_cast<size_t>(n++)] = {bytes_of(codes, site.bytes), bytes_of(scale, sizeof *scale), digest(r, site.index)};
+    if (n == kAtOnce || r + 1 == end) sha256_each(std::span(jobs).first(static_cast<size_t>(std::exchange(n, 0))));
   }
 }
 
@@ -77,23 +90,10 @@ double Commitment::share(size_t step) const {
 
 void Commitment::finish(int64_t n, const TraceView& view, ThreadPool& pool) {
   if (view.columns == nullptr) return;
-  if (n <= kKeptTokens) {
-    pool.run({n * n_sites_, 4}, [&](int, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Site& site = rows_[static_cast<size_t>(i % n_sites_)];
-        Sha256 hash;
-        hash.update(bytes_of(kept_.data() + i / n_sites_ * row_bytes_ + site.offset, site.bytes + static_cast<int64_t>(sizeof(float))));
-        hash.finish(digest(i / n_sites_, site.index));
-      }
-    });
-  }
-  pool.run({n, 8}, [&](int, int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      Sha256 hash;
-      hash.update(bytes_of(digest(r, 0), n_sites_ * static_cast<int64_t>(kDigestBytes)));
-      hash.finish(view.columns + static_cast<size_t>(r) * kDigestBytes);
-    }
-  });
+  if (n <= kKeptTokens) sha256_each(std::span(kept_rows_).first(static_cast<size_t>(n * n_sites_)), pool);
+  const auto columns = std::span(columns_).first(static_cast<size_t>(n));
+  for (size_t t = 0; t < columns.size(); ++t) columns[t].digest = view.columns + t * kDigestBytes;
+  sha256_each(columns, pool);
 }
 
 }  // namespace tritium

@@ -47,11 +47,12 @@ class Commitment {
   uint8_t* digest(int64_t row, int64_t site) const { return digests_.data() + (row * n_sites_ + site) * static_cast<int64_t>(kDigestBytes); }
 
   std::vector<Site> sites_;  // by step
-  std::vector<Site> rows_;   // of a token
   int64_t n_sites_ = 0;
   int64_t row_bytes_ = 0;
   Pages digests_;  // [max_tokens][n_sites][32]
   Pages kept_;     // [kKeptTokens][row_bytes]
+  std::vector<Sha256Job> kept_rows_;  // of kept_, to digests_
+  std::vector<Sha256Job> columns_;    // of digests_, by token
 };
 
 }  // namespace tritium

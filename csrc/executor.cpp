@@ -183,8 +183,9 @@ Division Executor::divide(size_t step) const {
   const auto streamed = [&](int64_t n) { return stream(n, n_workers); };
   switch (spec.rule->units) {
     case Units::rows:
-      // Below two rows the others' help costs more than it saves; of few rows at a time a chain's steps find each other's in cache.
-      return {t, std::clamp(t / (n_workers * 4), int64_t{2}, int64_t{together_.size() > 1 ? 4 : 16})};
+      // Below two rows the others' help costs more than it saves; of few rows at a time a chain's steps find each other's in cache, but
+      // several are hashed side by side.
+      return {t, std::clamp(t / (n_workers * 4), int64_t{2}, int64_t{together_.size() == 1 ? 16 : request_->trace.columns != nullptr ? 8 : 4})};
     case Units::vocab_groups:
       return streamed((plan_.vocab_size + kPanelRows - 1) / kPanelRows);
     case Units::panels: {

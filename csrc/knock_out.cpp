@@ -3,7 +3,7 @@
 namespace tritium {
 
 int64_t Executor::knock_out(std::string_view kernel) {
-  static constexpr Kernel kNothing{"", "", "", "", 1, 0, [](const Call&, int64_t, int64_t, Work&) {}};
+  static constexpr Kernel kNothing{"", "", "", "", 1, 0, [](const Call&, int64_t, int64_t, Work&) {}, false};
   const std::lock_guard lock(*mutex_);
   int64_t n = 0;
   for (Prepared& p : prepared_) {

@@ -69,12 +69,19 @@ def all_finite(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='
     True if every number, of layout "f32", "f16" or "bf16", is finite. Errors: ValueError for another layout.
     """
 
-def sha256_each(arrays: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]], n_threads: int = 1) -> list[bytes]:
-    """SHA-256 of each of several arrays of bytes."""
-
-def sha256(data: bytes, portable: bool = False) -> bytes:
+def sha256_ways() -> list[str]:
     """
-    SHA-256 of some bytes, with the processor's instructions for it or (portable) without.
+    Names of the ways to SHA-256 that this processor has, the fastest first.
+    """
+
+def sha256_each(arrays: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]], n_threads: int = 1, way: str = '') -> list[bytes]:
+    """
+    SHA-256 of each of several arrays of bytes, by the fastest way or a named one. Errors: ValueError for a way that is not there.
+    """
+
+def sha256(data: bytes, way: str = '') -> bytes:
+    """
+    SHA-256 of some bytes, by the fastest way or a named one. Errors: ValueError for a way that is not there.
     """
 
 def draw_weights(logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], first: float, temperature: float) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C')]:

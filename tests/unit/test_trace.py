@@ -20,22 +20,33 @@ from tritium.types import StepResult
 IDS = np.array([(i * 37) % 200 + 5 for i in range(40)], np.int32)
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_sha256_is_the_standard_librarys(portable: bool) -> None:
+WAYS = _native.sha256_ways()
+
+
+def test_there_is_always_a_way_to_sha256() -> None:
+    assert WAYS[-1] == "portable"
+    for call in (lambda: _native.sha256(b"", "unknown"), lambda: _native.sha256_each([], 1, "unknown")):
+        with pytest.raises(ValueError, match=r"expected one of sha256_ways"):
+            call()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sha256_is_the_standard_librarys(way: str) -> None:
     source = random.Random(0)
     for size in [*range(200), 1000, 4096, 100_001]:
         data = source.randbytes(size)
-        assert _native.sha256(data, portable) == hashlib.sha256(data).digest()
+        assert _native.sha256(data, way) == hashlib.sha256(data).digest()
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_sha256_of_each_of_several_strings_is_the_standard_librarys(n_threads: int) -> None:
+def test_sha256_of_each_of_several_strings_is_the_standard_librarys(n_threads: int, way: str) -> None:
     source = random.Random(n_threads)
     sizes = [*range(130), 1000, 0, 100_001, 64, 4096, 63]
-    for n in (0, 1, 2, 3, 4, len(sizes)):
+    for n in (0, 1, 2, 3, 4, 7, 8, 9, len(sizes)):
         for _ in range(5):
             strings = [source.randbytes(size) for size in source.sample(sizes, n)]
-            digests = _native.sha256_each([np.frombuffer(s, np.uint8) for s in strings], n_threads)
+            digests = _native.sha256_each([np.frombuffer(s, np.uint8) for s in strings], n_threads, way)
             assert digests == [hashlib.sha256(s).digest() for s in strings]
 
 
