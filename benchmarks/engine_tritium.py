@@ -87,7 +87,7 @@ class Subject:
         )
         if keep is not None:
             # Bandwidth drifts within minutes: what was read in this run is judged by what could be read right after it.
-            self.kept.setdefault(keep, []).append(Kept(done, watches, bandwidth(self.model)))
+            self.kept.setdefault(keep, []).append(Kept(done, watches, bandwidth(self.model, n_probes=1)))
         return done
 
     def decode(self, tokens: int, context: int, keep: str | None = None, seed: int = 0) -> dict[str, Any]:

@@ -29,13 +29,13 @@ PROBE_BYTES = 256 << 20
 N_PROBES = 3
 
 
-def bandwidth(model: Model) -> dict[str, Any] | None:
+def bandwidth(model: Model, n_probes: int = N_PROBES) -> dict[str, Any] | None:
     """What this machine reads from memory now with the model's threads, in samples; None for a back end without native code."""
     if model.plan.backend != "cpu":
         return None
     from tritium.backends.cpu import read_bandwidth
 
-    samples = [round(read_bandwidth(model.n_threads, PROBE_BYTES), 3) for _ in range(N_PROBES)]
+    samples = [round(read_bandwidth(model.n_threads, PROBE_BYTES), 3) for _ in range(n_probes)]
     return {
         "n_threads": model.n_threads,
         "nbytes": PROBE_BYTES,
