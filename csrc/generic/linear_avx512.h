@@ -274,12 +274,12 @@ KERNEL_FUNCTION(i2s_gemv) {
 // Tiles are at most 12 × 2 panels: 24 sums leave 8 registers.
 constexpr int64_t kTokens = 132, kTokenBytes = 1 << 19;
 constexpr int64_t kTile = 12;
-constexpr int64_t kFewTokens = 8;  // memory bounds the speed up to here
+constexpr int64_t kInPlace = 6;  // tokens whose sums, four each, stay in registers
 
 using Tile = void (*)(const uint8_t*, int64_t, const Tokens&, const float*, int64_t);
 using PairTile = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, const Tokens&, const float*, int64_t);
 constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>,
-                            panel_tile<5>,     panel_tile<6>,     panel_tile<7>,     panel_tile<8>,
+                            panel_in_place<5>, panel_in_place<6>, panel_tile<7>,     panel_tile<8>,
                             panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
 constexpr int64_t kLeastOfPair = 6;
 constexpr PairTile kPair[] = {pair_tile<6>, pair_tile<7>, pair_tile<8>, pair_tile<9>, pair_tile<10>, pair_tile<11>, pair_tile<12>};
@@ -312,9 +312,9 @@ KERNEL_FUNCTION(i2s_gemm) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
     int32_t totals[kTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
-    // One panel, one stream while memory bounds the speed, two panels where products do.
+    // One panel, one stream while memory bounds the speed; two panels, each activation for both, where products do.
     for (int64_t p = begin; p < end;) {
-      const bool is_pair = n > kFewTokens && has_room && p + 1 < end;
+      const bool is_pair = n > kInPlace && has_room && p + 1 < end;
       multiply(panels, p, is_pair, reinterpret_cast<uint8_t*>(call.scratch), n, x);
       p += is_pair ? 2 : 1;
     }
@@ -326,7 +326,7 @@ KERNEL_FUNCTION(i2s_gemm) {
 template <int T>
 void group_tile(const uint8_t* codes, const int8_t* a, int64_t stride, int32_t* sums) {
   auto* vectors = reinterpret_cast<__m512i*>(sums);
-  if constexpr (T <= 4) {
+  if constexpr (T <= kInPlace) {
     dots_in_place<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);
   } else {
     dots_of_codes<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);

@@ -218,6 +218,8 @@ void trit_panel(const uint8_t* panel, int64_t n_groups, int64_t n_whole, const i
   finish(sums, T, 1, x, scales_w, column);
 }
 
+constexpr int64_t kFewTokens = 8;
+
 using TritPanel = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, const Tokens&, const float*, int64_t);
 template <class Digits>
 constexpr TritPanel kTritPanels[] = {trit_panel<Digits, 1>, trit_panel<Digits, 2>, trit_panel<Digits, 3>, trit_panel<Digits, 4>,
