@@ -49,7 +49,9 @@ Commitment::Commitment(const PlanSpec& plan) : sites_(plan.steps.size()) {
       kept_rows_.push_back({bytes_of(row, site.bytes + static_cast<int64_t>(sizeof(float))), {}, digest(t, site.index)});
     }
   }
-  for (int64_t t = 0; t < plan.max_tokens; ++t) columns_.push_back({bytes_of(digest(t, 0), n_sites_ * static_cast<int64_t>(kDigestBytes)), {}, nullptr});
+  for (int64_t t = 0; t < plan.max_tokens; ++t) {
+    columns_.push_back({bytes_of(digest(t, 0), n_sites_ * static_cast<int64_t>(kDigestBytes)), {}, nullptr});
+  }
 }
 
 void Commitment::take(size_t step, const Call& call, int64_t begin, int64_t end, const TraceView& view) {

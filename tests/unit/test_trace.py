@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -113,9 +114,9 @@ def test_a_step_without_a_trace_has_none() -> None:
         assert (result.columns, result.hidden, result.rows) == (None, None, None)
 
 
-@pytest.mark.parametrize("size", [1, 4, 8])
+@pytest.mark.parametrize("size", [1, 4])
 def test_hashing_is_the_time_of_the_steps_whose_rows_it_hashes(size: int) -> None:
-    """In the calmest of the passes: a busy machine may stop between two steps, too."""
+    """In the middle of the passes: a busy machine may stop within a step, or between two."""
     shares = []
     with load("demo", max_context=64) as model:
         executor, table = model.engine.executor, np.arange(blocks_for(len(IDS)), dtype=np.int32)
@@ -124,7 +125,7 @@ def test_hashing_is_the_time_of_the_steps_whose_rows_it_hashes(size: int) -> Non
             executor.step(single_sequence(IDS[start : start + size], start, table, all_outputs=True), "hashes")
             passed = executor.trace().since(before)
             shares.append(sum(count.ns for count in passed.counts) / passed.wall_ns)
-    assert 0.95 < max(shares) <= 1
+    assert 0.95 < median(shares) <= 1
 
 
 def test_every_part_of_a_leaf_counts() -> None:
