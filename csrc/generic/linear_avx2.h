@@ -184,7 +184,7 @@ inline const uint8_t* strip_of(const Panels& panels, int64_t p, int64_t b) { ret
 inline const uint8_t* strip_of(const TritPanels& panels, int64_t p, int64_t b) { return panels.panel(p) + kGroupBytes * (b / kGroupBlocks); }
 
 // 16 blocks with a byte a code; `next` is fetched meanwhile.
-void unpack(const Panels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
+inline void unpack(const Panels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
   for (int64_t i = 0; i < n_blocks; ++i, codes += Unpacked::kBytes) {
     __builtin_prefetch(next + kPanelBlockBytes * i);
     const __m256i v = load_256(block + kPanelBlockBytes * i), w = load_256(block + kPanelBlockBytes * i + 32);
@@ -194,7 +194,7 @@ void unpack(const Panels&, const uint8_t* block, int64_t n_blocks, const uint8_t
     }
   }
 }
-void unpack(const TritPanels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
+inline void unpack(const TritPanels&, const uint8_t* block, int64_t n_blocks, const uint8_t* next, uint8_t* codes) {
   unpack_trits(block, n_blocks, next, codes);
 }
 

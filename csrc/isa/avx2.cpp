@@ -19,5 +19,6 @@
 #include "generic/rescore.h"
 #include "generic/sparse_avx2.h"
 #include "generic/sparse.h"
+#include "generic/sha256_lanes.h"
 
 #include "generic/kernel_table.h"

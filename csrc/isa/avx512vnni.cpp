@@ -17,5 +17,6 @@
 #include "generic/sparse_avx512.h"
 #include "generic/sparse.h"
 #include "generic/trits_avx512.h"
+#include "generic/sha256_lanes.h"
 
 #include "generic/kernel_table.h"
