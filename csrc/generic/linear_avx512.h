@@ -190,8 +190,8 @@ void panel_tile(const uint8_t* block, int64_t n_blocks, const Tokens& x, const f
 constexpr int64_t kPairBytes = 8 * kPanelBlockBytes;  // of a block of both
 
 // T tokens × two panels, `panel_bytes` apart, from the packed bytes. The next two come to the second-level cache meanwhile. Shifts and
-// masks take an eighth of the time of vector units that multiply, too: what they make goes to `codes`, for the tiles that follow.
-template <int T>
+// masks take an eighth of the time of vector units that multiply, too: what they make is kept in `codes` if tiles follow.
+template <int T, bool kIsKept>
 void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
                int64_t column) {
   const __m512i mask = _mm512_set1_epi8(3);
@@ -200,8 +200,10 @@ void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint
   fetch_outputs(x, T, 2, column);
   const int8_t* a = x.a;
   const auto add = [&](__m512i low, __m512i high, int j) __attribute__((always_inline)) {
-    _mm512_store_si512(codes + kPairBytes / 4 * j, low);
-    _mm512_store_si512(codes + kPairBytes / 4 * j + kPanelBlockBytes, high);
+    if constexpr (kIsKept) {
+      _mm512_store_si512(codes + kPairBytes / 4 * j, low);
+      _mm512_store_si512(codes + kPairBytes / 4 * j + kPanelBlockBytes, high);
+    }
     add_dots(s, low, high, a + 4 * j, x.a_stride);
   };
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
@@ -282,7 +284,9 @@ constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place
                             panel_in_place<5>, panel_in_place<6>, panel_tile<7>,     panel_tile<8>,
                             panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
 constexpr int64_t kLeastOfPair = 6;
-constexpr PairTile kPair[] = {pair_tile<6>, pair_tile<7>, pair_tile<8>, pair_tile<9>, pair_tile<10>, pair_tile<11>, pair_tile<12>};
+template <bool kIsKept>
+constexpr PairTile kPair[] = {pair_tile<6, kIsKept>,  pair_tile<7, kIsKept>,  pair_tile<8, kIsKept>, pair_tile<9, kIsKept>,
+                              pair_tile<10, kIsKept>, pair_tile<11, kIsKept>, pair_tile<12, kIsKept>};
 constexpr Tile kOfCodes[] = {codes_tile<6>, codes_tile<7>, codes_tile<8>, codes_tile<9>, codes_tile<10>, codes_tile<11>, codes_tile<12>};
 
 // All tokens × a panel, or two side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens.
@@ -295,7 +299,8 @@ void multiply(const Panels& panels, int64_t p, bool is_pair, uint8_t* codes, int
     if (!is_pair) {
       kSingle[width - 1](panel, panels.n_blocks, x.at(t), scales, column);
     } else if (i == 0) {
-      kPair[width - kLeastOfPair](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
+      const PairTile tile = (n_tiles > 1 ? kPair<true> : kPair<false>)[width - kLeastOfPair];
+      tile(panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
     } else {
       kOfCodes[width - kLeastOfPair](codes, panels.n_blocks, x.at(t), scales, column);
     }
