@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +39,16 @@ def others_percent(seconds: float = 0.2) -> float:
     return busy_percent(before, parse_times(STAT.read_text(encoding="ascii")))
 
 
+def own_ratio(samples: Mapping[str, Sequence[float]], engine: str) -> float:
+    """The middle of an engine's ratios to itself, which is 1 but for noise."""
+    return ratio(samples[engine], samples[CONTROL]).median
+
+
+def agrees(same: float) -> bool:
+    """Whether an engine that was ``same`` times itself is as near to itself as it has to be."""
+    return abs(same - 1) <= CONTROL_SHARE
+
+
 def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
     """Whether the machine was quiet, by what others took between measurements, bandwidth, and A/A controls.
 
@@ -67,8 +77,8 @@ def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
     for phase in phases:
         if CONTROL in phase.rounds.samples:
             engine = next(iter(phase.heads))
-            same = ratio(phase.rounds.samples[engine], phase.rounds.samples[CONTROL]).median
-            if abs(same - 1) > CONTROL_SHARE:
+            same = own_ratio(phase.rounds.samples, engine)
+            if not agrees(same):
                 reasons.append(
                     f"in {phase.name} with {phase.n_threads} threads ({phase.isa}) {engine} was {same:.3g} times itself"
                 )

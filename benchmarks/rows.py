@@ -23,7 +23,7 @@ from tritium.engine.model import DEMO, load, resolve_model
 from tritium.formats.gguf import open_gguf
 
 STATISTICS_TOKENS = 16
-OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 64, 8, 7
+OVERHEAD_TOKENS, OVERHEAD_CONTEXT, OVERHEAD_ROUNDS = 64, 8, 5
 LOADS = 3
 
 

@@ -25,9 +25,9 @@ SLOW = (TRANSFORMERS, TQ1_0)
 class Work:
     """A kind of work in rounds: a prompt of ``tokens``, or ``tokens`` decoded after ``context``, of ``sequences`` side by side.
 
-    Rounds end when ``budget_s`` are spent, but ``least`` are made. ``without`` names engines that would take most of the time, or
-    of which nothing is asked; ``ours_only`` all peers. A ``is_fresh`` prompt is another one each round. Where rounds are too few
-    for an engine to agree with itself in their middle, nothing ``is_controlled``.
+    Rounds end when ``budget_s`` are spent, but ``least`` are made; those of a work that ``is_controlled`` may go on until the
+    control agrees. ``without`` names engines that would take most of the time, or of which nothing is asked; ``ours_only`` all
+    peers. A ``is_fresh`` prompt is another one each round.
     """
 
     name: str
@@ -75,16 +75,13 @@ class Group:
 
 
 # Short turns: bandwidth changes within half a second, and what stands beside each other is to meet the same.
-DECODE = Work("tg8", "decode", 8, 64, 95, without=(NOISE, *SLOW))
-SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 30, without=TQ2_0, is_controlled=False)
+DECODE = Work("tg8", "decode", 8, 64, 80, without=(NOISE, *SLOW))
+SLOW_DECODE = Work("tg8 beside others", "decode", 8, 4, 25, without=TQ2_0, is_controlled=False)
 PROMPT = Work("pp128", "prefill", 128, 12, 35, without=(NOISE,), ours_only=True)
 SLOW_PROMPT = Work(
     "pp128 beside others", "prefill", 128, 3, 20, without=(NOISE, "tritium f16", TQ2_0[0], TQ1_0), is_controlled=False
 )
 LARGE = Work("pp512", "prefill", 512, 7, 45, without=(NOISE, "tritium q6_k"), ours_only=True)
-SLOW_LARGE = Work(
-    "pp512 beside others", "prefill", 512, 2, 40, without=(NOISE, "tritium f16", TQ2_0[0], *SLOW), is_controlled=False
-)
 BATCH = Work("tg16 of 8 sequences", "batch", 16, 12, 42, sequences=8, without=(NOISE, "tritium q6_k"), ours_only=True)
 LONG_PROMPT = Work(
     f"pp{LONG_CONTEXT}", "prefill", LONG_CONTEXT, 2, 130, context=LONG_CONTEXT, without=(INT8_KV,), is_fresh=True,
@@ -137,7 +134,7 @@ def full(
                 *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
                 *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
             ),
-            (DECODE, SLOW_DECODE, PROMPT, SLOW_PROMPT, LARGE, SLOW_LARGE, BATCH),
+            (DECODE, SLOW_DECODE, PROMPT, SLOW_PROMPT, LARGE, BATCH),
             views=(
                 View("tritium f16"), View("tritium q6_k"), View(NOISE, ()), View("tritium f16", ("prefill",), 512),
                 View("tritium f16", ("decode",), 8, 8),
@@ -158,7 +155,7 @@ def full(
             Group(
                 most,
                 beside,
-                (_cut(DECODE, 40, 75), _cut(PROMPT, 12, 30), SLOW_PROMPT, LARGE),
+                (_cut(DECODE, 40, 60), _cut(PROMPT, 12, 30), SLOW_PROMPT, LARGE),
                 isa="avx2",
                 views=(View("tritium f16", ("decode", "prefill"), 512),),
             )
@@ -166,7 +163,7 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 24, 50), _cut(SLOW_PROMPT, 2, 20))))
+            groups.append(Group(n, beside, (_cut(DECODE, 24, 40), _cut(SLOW_PROMPT, 2, 20))))
     return groups
 
 

@@ -15,7 +15,7 @@ from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
 from benchmarks.quiet import busy_percent, noise_of, parse_times
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Kind, Load, Phase, phase_lines
-from benchmarks.session import Session, speed
+from benchmarks.session import Session, disagreement, speed
 from benchmarks.work import Work
 
 from tritium.bench.benchmark import prompt_of
@@ -123,6 +123,25 @@ def test_noise_has_reasons() -> None:
     ]  # fmt: skip
     loud = replace(steady, rounds=Rounds({**steady.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
     assert noise_of([loud])["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
+
+
+def test_a_work_goes_on_while_its_control_disagrees_and_patience_lasts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.session.time.monotonic", lambda: now[0])
+    session = Session(tmp_path, 2, patience_s=25.0)
+    apart, alike = {"ours": [1.0, 1.2, 1.1], CONTROL: [1.0, 1.0, 1.0]}, {"ours": [1.0, 1.04], CONTROL: [1.0, 1.0]}
+    first = disagreement(session, "ours")
+    now[0] = 100.0
+    assert first(apart)  # what went before is not taken from it
+    now[0] = 110.0
+    assert not first(alike)
+    assert session.patience_s == 15.0
+    second = disagreement(session, "ours")
+    assert second(apart)
+    now[0] = 125.0
+    assert not second(apart)
 
 
 def test_bandwidth_that_flips_is_no_drift() -> None:

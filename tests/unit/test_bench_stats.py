@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +102,25 @@ def test_no_round_begins_that_would_not_end_in_time(budget_ns: int, made: int) -
 
     rounds = interleave({"a": measure}, n_rounds=5, budget_ns=budget_ns, least=2, clock=clock)
     assert (rounds.n_rounds, rounds.is_cut, len(rounds.samples["a"])) == (made, made < 5, made)
+
+
+@pytest.mark.parametrize(("budget_ns", "regular"), [(10_000, 3), (250, 2)])
+def test_more_rounds_are_made_as_long_as_they_are_asked_for(budget_ns: int, regular: int) -> None:
+    clock, asked = Clock(), []
+
+    def measure() -> float:
+        clock.now_ns += 100
+        return 1.0
+
+    def again(samples: Mapping[str, Sequence[float]]) -> bool:
+        asked.append(len(samples["a"]))
+        return len(samples["a"]) < 6
+
+    rounds = interleave({"a": measure}, n_rounds=3, budget_ns=budget_ns, again=again, clock=clock)
+    assert (rounds.n_rounds, rounds.is_cut) == (6, False)
+    assert asked == list(range(regular, 7))
+    few = interleave({"a": measure}, n_rounds=3, budget_ns=250, again=lambda samples: False, clock=clock)
+    assert (few.n_rounds, few.is_cut) == (2, True)
 
 
 def test_what_a_measurement_raises_is_not_hidden() -> None:

@@ -71,23 +71,25 @@ class Rounds:
 
 def interleave(
     measurements: Mapping[str, Callable[[], float]], *, n_rounds: int, budget_ns: int, least: int = 1,
-    clock: Clock = time.perf_counter_ns,
+    again: Callable[[Mapping[str, Sequence[float]]], bool] | None = None, clock: Clock = time.perf_counter_ns,
 ) -> Rounds:  # fmt: skip
     """Take every measurement once a round, in the given order and in its reverse by turns.
 
     A further round begins only if the longest so far would still end within ``budget_ns``; ``least`` rounds are made regardless.
+    When these are over, there is another one as long as ``again`` says so of the samples.
     What a measurement raises ends all. Errors: ShapeError for no rounds.
     """
     if not 1 <= least <= n_rounds:
         raise ShapeError("rounds", expected=f"1 to {n_rounds} at least", got=least)
     samples: dict[str, list[float]] = {name: [] for name in measurements}
     start = clock()
-    longest = 0
-    for done in range(n_rounds):
+    longest = done = 0
+    while True:
         begun = clock()
-        if done >= least and begun - start + longest > budget_ns:
-            return Rounds(samples, done, True)
+        is_over = done >= n_rounds or (done >= least and begun - start + longest > budget_ns)
+        if is_over and not (again is not None and again(samples)):
+            return Rounds(samples, done, done < n_rounds)
         for name in list(measurements) if done % 2 == 0 else reversed(list(measurements)):
             samples[name].append(measurements[name]())
         longest = max(longest, clock() - begun)
-    return Rounds(samples, n_rounds, False)
+        done += 1
