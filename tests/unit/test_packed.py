@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from tiny_models import write_tiny
 from tritium import _native
 from tritium.backends import cpu, packed
 from tritium.backends.packed import ALIGNMENT, KEY_NAME, MAGIC, SUFFIX, PackedStore, stored
-from tritium.engine.model import load
+from tritium.engine.model import DEMO, load, resolve_model
 from tritium.errors import FormatError, OutOfMemoryError
+from tritium.formats import gguf
 from tritium.formats.gguf import open_gguf
+from tritium.formats.gguf_writer import GGUFWriter
 from tritium.ir import Resident, encode_plan
 from tritium.layouts import LAYOUTS
 from tritium.models import build_graph
@@ -341,6 +344,78 @@ def test_the_root_is_of_names_shapes_layouts_and_bytes(tmp_path: Path) -> None:
             assert d.fingerprints(2, cpu.sha256_each) == a.fingerprints()
         for row in a.fingerprints():
             assert row["sha256"] == hashlib.sha256(a.data(row["name"]).tobytes()).hexdigest()
+
+
+def digest_of(data: bytes, piece: int) -> str:
+    """What a tensor's digest is said to be, of a string in memory."""
+    if len(data) <= piece:
+        return hashlib.sha256(data).hexdigest()
+    every = [hashlib.sha256(data[at : at + piece]).digest() for at in range(0, len(data), piece)]
+    return hashlib.sha256(b"".join(every)).hexdigest()
+
+
+def write_floats(path: Path, sizes: Sequence[int]) -> None:
+    """A file of f16 tensors of so many bytes each, no two pieces of them alike."""
+    rng = np.random.default_rng(7)
+    with GGUFWriter(path) as writer:
+        writer.add("general.architecture", "none")
+        for n in sizes:
+            writer.declare(f"of {n}", (n // 2,), "f16")
+        for n in sizes:
+            writer.write(f"of {n}", rng.integers(0, 256, n, np.uint8))
+
+
+@pytest.mark.parametrize("piece", [1, 63, 64, 65, 126, 128, 129, 1000])
+def test_the_digest_of_a_large_tensor_is_of_the_digests_of_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(gguf, "DIGEST_PIECE_BYTES", piece)
+    write_floats(tmp_path / "m.gguf", (64, 2, 128, 130, 62, 640, 378))
+    for way in (None, cpu.sha256_each):
+        for n_threads in (1, 3):
+            with open_gguf(tmp_path / "m.gguf") as file:
+                for row in file.fingerprints(n_threads, way):
+                    assert row["sha256"] == digest_of(file.data(row["name"]).tobytes(), piece), row["name"]
+
+
+def test_pieces_of_digests_are_of_one_mebibyte(tmp_path: Path) -> None:
+    """The size is part of what a root means."""
+    piece = 1 << 20
+    sizes = (piece - 2, piece, piece + 2, 2 * piece, 3 * piece + 4098)
+    write_floats(tmp_path / "m.gguf", sizes)
+    with open_gguf(tmp_path / "m.gguf") as a, open_gguf(tmp_path / "m.gguf") as b:
+        found = a.fingerprints(2, cpu.sha256_each)
+        assert found == b.fingerprints(2)
+        assert [row["sha256"] for row in found] == [digest_of(a.data(f"of {n}").tobytes(), piece) for n in sizes]
+
+
+def test_the_digests_of_a_large_tensor_as_a_small_tensor_have_another_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "DIGEST_PIECE_BYTES", 128)
+    data = np.random.default_rng(3).integers(0, 256, 512, np.uint8).tobytes()
+    digests = b"".join(hashlib.sha256(data[at : at + 128]).digest() for at in range(0, 512, 128))
+    rows = []
+    for content in (data, digests):
+        with GGUFWriter(tmp_path / "m.gguf") as writer:
+            writer.add("general.architecture", "none")
+            writer.declare("a", (len(content) // 2,), "f16")
+            writer.write("a", np.frombuffer(content, np.uint8))
+        with open_gguf(tmp_path / "m.gguf") as file:
+            rows.append((file.fingerprints()[0], file.root()))
+    (large, root), (small, other) = rows
+    assert large["sha256"] == small["sha256"]
+    assert (large["nbytes"], small["nbytes"]) == (512, 128)
+    assert root != other
+
+
+@pytest.mark.parametrize("name", ["cpu_positive_example.json", "cpu_batch_example.json"])
+def test_the_root_of_the_embedded_model_is_that_of_its_receipts(repository: Path, name: str) -> None:
+    said = json.loads((repository / "docs/tdd/receipts" / name).read_bytes())["evidence"]["model"]
+    for way in (None, cpu.sha256_each):
+        with open_gguf(resolve_model(DEMO)) as file:
+            assert file.fingerprints(2, way) == said["tensors"]
+            assert file.root() == said["tensors_sha256"]
 
 
 PACKED_BYTES = {

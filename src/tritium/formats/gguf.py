@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -30,7 +31,8 @@ DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
 # Far above any model known, low enough that a hostile header is refused in well under a second.
 MAX_KEYS = MAX_TENSORS = 1 << 16
-_PIECE_BYTES = 1 << 26
+DIGEST_PIECE_BYTES = 1 << 20
+"""A tensor of more bytes has the digest of its pieces' digests. Part of what a root means: other pieces, other roots."""
 
 _BITNET_ID = LAYOUTS["i2_s"].ggml_type
 _BITNET_FILE_TYPES = (38, 39, 40)
@@ -168,7 +170,10 @@ class GGUFFile:
     def data(self, name: str) -> Bytes:
         """The bytes of a tensor: a read-only view of the map, (nbytes,) u8."""
         info = self.tensor(name)
-        return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+        return self._view(info.offset, info.offset + info.nbytes)
+
+    def _view(self, start: int, stop: int) -> Bytes:
+        return np.frombuffer(self._map, np.uint8, stop - start, start)
 
     def pieces(self, name: str, step: int, stop: int) -> Iterator[Bytes]:
         """The first ``stop`` bytes of a tensor, ``step`` at a time: a large file is read in little memory.
@@ -214,16 +219,22 @@ class GGUFFile:
     def fingerprints(self, n_threads: int = 1, sha256_each: Sha256Each | None = None) -> list[dict[str, Any]]:
         """Name, shape, layout, nbytes and sha256 of every tensor, in the file's order; read once, then remembered.
 
-        ``sha256_each(arrays, n_threads)`` gives their digests; hashlib's does without.
+        sha256 is that of the tensor's bytes. For a tensor of more than 1 MiB it is that of the SHA-256 digests of its pieces of
+        1 MiB, the last one shorter, 32 bytes each, joined in their order: pieces are hashed side by side, a string is not.
+        nbytes says which: a small tensor whose bytes are the digests of a large one has its sha256, but not its nbytes.
+
+        ``sha256_each(arrays, n_threads)`` gives digests of bytes; hashlib's does without, in little memory.
         """
         if self._digests is None:
-            largest_first = sorted(self.tensors, key=lambda name: -self.tensors[name].nbytes)
+            pieces = {name: _pieces_of(info) for name, info in self.tensors.items()}
+            longest_first = sorted(chain.from_iterable(pieces.values()), key=lambda span: span[0] - span[1])
             if sha256_each is None:
                 with ThreadPoolExecutor(n_threads) as pool:
-                    digests = list(pool.map(self._digest, largest_first))
+                    found = list(pool.map(self._digest, longest_first))
             else:
-                digests = [d.hex() for d in sha256_each([self.data(name) for name in largest_first], n_threads)]
-            self._digests = dict(zip(largest_first, digests, strict=True))
+                found = list(sha256_each([self._view(*span) for span in longest_first], n_threads))
+            digests = dict(zip(longest_first, found, strict=True))
+            self._digests = {name: _digest_of([digests[span] for span in spans]) for name, spans in pieces.items()}
         return [
             {"name": name, "shape": list(info.shape), "layout": info.layout, "nbytes": info.nbytes,
              "sha256": self._digests[name]}
@@ -234,11 +245,10 @@ class GGUFFile:
         """SHA-256 over the canonical JSON of ``fingerprints``: what the model's weights are, whatever file they are in."""
         return jcs.digest(self.fingerprints(n_threads, sha256_each))
 
-    def _digest(self, name: str) -> str:
-        digest = hashlib.sha256()
-        for piece in self.pieces(name, _PIECE_BYTES, self.tensors[name].nbytes):
-            digest.update(piece.data)
-        return digest.hexdigest()
+    def _digest(self, span: tuple[int, int]) -> bytes:
+        digest = hashlib.sha256(self._view(*span).data).digest()
+        self._forget(*span)
+        return digest
 
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal; read once, then remembered."""
@@ -254,6 +264,17 @@ class GGUFFile:
 
     def _where(self, name: str) -> str:
         return f"{self.path}: tensor {name}"
+
+
+def _pieces_of(info: TensorInfo) -> list[tuple[int, int]]:
+    """First byte in the file and the one after the last of each piece of a tensor that has a digest of its own."""
+    end = info.offset + info.nbytes
+    return [(at, min(at + DIGEST_PIECE_BYTES, end)) for at in range(info.offset, end, DIGEST_PIECE_BYTES)]
+
+
+def _digest_of(pieces: Sequence[bytes]) -> str:
+    """The digest of a tensor, in hexadecimal, from those of its pieces."""
+    return pieces[0].hex() if len(pieces) == 1 else hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
 def open_gguf(path: str | os.PathLike[str], *, i2s_layout: str = "128") -> GGUFFile:
