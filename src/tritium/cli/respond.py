@@ -45,14 +45,14 @@ def command(
     if challenge is not None and output is None:
         raise click.UsageError("CHALLENGE needs --output FILE")
     from tritium.evidence.challenge import parse
-    from tritium.evidence.record import bandwidth
+    from tritium.evidence.record import bandwidth, fingerprints
 
     if address is not None:
         local_socket().close()
         with load_model(options, prefix_cache=False) as model:
             # What a receipt says of the model is hashed before the verifier's clock runs.
             model.file.sha256()
-            model.file.fingerprints(model.n_threads)
+            fingerprints(model)
             probe = bandwidth(model)
             note(f"listening at {address}")
             serve(address, lambda question: _answer(question, "socket", model, probe), 1 if once else None)

@@ -44,6 +44,15 @@ def bandwidth(model: Model, n_probes: int = N_PROBES) -> dict[str, Any] | None:
     }
 
 
+def fingerprints(model: Model) -> list[dict[str, Any]]:
+    """``GGUFFile.fingerprints`` of the model's file, by native code where its back end has that."""
+    if model.plan.backend != "cpu":
+        return model.file.fingerprints(model.n_threads)
+    from tritium.backends.cpu import sha256_each
+
+    return model.file.fingerprints(model.n_threads, sha256_each)
+
+
 def build_receipt(
     model: Model,
     result: GenerationResult,
@@ -85,7 +94,7 @@ def build_batch_receipt(
     n, ns = decoding(times)
     everything = (results, *repeats)
     outcomes = {tuple((r.token_ids, r.logits_sha256) for r in each) for each in everything}
-    tensors = model.file.fingerprints(model.n_threads)
+    tensors = fingerprints(model)
     found = [registry.find(c.kernel) for c in trace.counts]
     is_known = all(e is not None and e.status == "current" and e.kind != "mock" for e in found)
     is_greedy_full = all(r.logits_sha256 is not None for r in results)
