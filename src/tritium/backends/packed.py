@@ -43,7 +43,8 @@ MAGIC = b"TRITPACK"
 SUFFIX = ".packed"
 KEY_NAME = "key"
 KEY_BYTES = 32
-CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 20
+"""Of one digest. Each thread hashes several side by side, so a file of a matrix has to be many."""
 ALIGNMENT = 4096
 PIECE_BYTES = 2 << 20
 """A huge page of x86-64, and of Arm with small pages of 4 KiB."""
