@@ -17,8 +17,8 @@ from tritium.receipts.files import write_text
 from tritium.receipts.strict_json import text_of
 
 SCHEMA_VERSION = "1.0.0"
-EVIDENCE_VERSION = "1.2"
-READ_EVIDENCE = ("1.1", "1.2")
+EVIDENCE_VERSION = "1.3"
+READ_EVIDENCE = ("1.1", "1.2", "1.3")
 READ_VERSIONS = ("1.0.0", "1.0")
 DEFAULT_PATH = "ci/inference.json"
 MAX_KERNEL_ID = 128
