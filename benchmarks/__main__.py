@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import results, rows
 from benchmarks.engines import Contestant
+from benchmarks.quiet import PATIENCE_S, Patience
 from benchmarks.report import budget_lines, op_lines
 from benchmarks.session import CHECK_TOKENS, RECEIPTS, Session, measure, say, show
 from benchmarks.targets import Run, targets
@@ -103,7 +104,8 @@ def main() -> int:
     given = parse()
     every = len(os.sched_getaffinity(0))
     threads = tuple(int(n) for n in given.threads.split(",")) if given.threads else tuple(sorted({1, every}))
-    session = Session(given.output, max(threads), frozenset(given.only.split(",") if given.only else ()))
+    only = frozenset(given.only.split(",") if given.only else ())
+    session = Session(given.output, max(threads), only, Patience(0.0 if given.quick else PATIENCE_S))
     groups = choose(given, session, threads)
     known = {*ROWS, *(work.name for group in groups for work in group.works)}
     if not session.only <= known:

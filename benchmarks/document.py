@@ -118,7 +118,9 @@ class Page:
         )  # fmt: skip
         noise = self.rows["noise"]
         if noise["is_quiet"]:
-            yield "The machine was quiet: others took hardly any CPU, bandwidth stayed, and the A/A controls agree."
+            waited = noise.get("waited_s", 0.0)
+            beside = f" Waiting for calm and rounds beyond their time took {waited:.0f} s." if waited >= 1 else ""
+            yield f"The machine was quiet: others took hardly any CPU, bandwidth stayed, and the A/A controls agree.{beside}"
         else:
             yield f"**The machine was not quiet; these ratios prove little:** {'; '.join(noise['reasons'])}."
         for word, name in (("Not measured", "not_measured"), ("Failed", "failures")):

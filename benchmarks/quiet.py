@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +20,10 @@ DRIFT = 0.25
 """How much the middle bandwidth may differ between the halves of a run."""
 CONTROL_SHARE = 0.05
 """How much an engine may differ from itself, in the median of the rounds."""
+CALM_SHARE = 0.95
+"""What the middle of three probes has to reach of the best one before a round begins."""
+PATIENCE_S = 240.0
+"""How much longer a run may take than on a calm machine."""
 
 
 def parse_times(text: str) -> tuple[int, int]:
@@ -47,6 +53,44 @@ def own_ratio(samples: Mapping[str, Sequence[float]], engine: str) -> float:
 def agrees(same: float) -> bool:
     """Whether an engine that was ``same`` times itself is as near to itself as it has to be."""
     return abs(same - 1) <= CONTROL_SHARE
+
+
+@dataclass(slots=True)
+class Patience:
+    """Time that a run may spend on waiting for calm before rounds, and on more rounds of a work whose control disagrees."""
+
+    whole_s: float = PATIENCE_S
+    left_s: float = field(init=False)
+    best: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left_s = self.whole_s
+
+    @property
+    def spent_s(self) -> float:
+        """What was taken of it."""
+        return self.whole_s - self.left_s
+
+    def wait(self, kind: tuple[str, int], probe: Callable[[], float]) -> None:
+        """Return when the middle of three probes is near the best of their kind, or when an eighth of the patience is spent."""
+        begun, left, last = time.monotonic(), self.left_s, deque[float](maxlen=3)
+        while self.left_s > 7 / 8 * left and (len(last) < 3 or median(last) < CALM_SHARE * self.best[kind]):
+            last.append(probe())
+            self.best[kind] = max(self.best.get(kind, 0.0), last[-1])
+            self.left_s = left - (time.monotonic() - begun)
+
+    def disagreement(self, engine: str) -> Callable[[Mapping[str, Sequence[float]]], bool]:
+        """Whether a work is to go on, as its engine differs from itself. The time since the first call takes patience."""
+        first: tuple[float, float] | None = None
+
+        def goes_on(samples: Mapping[str, Sequence[float]]) -> bool:
+            nonlocal first
+            now = time.monotonic()
+            first = first or (now, self.left_s)
+            self.left_s = first[1] - (now - first[0])
+            return self.left_s > 0 and not agrees(own_ratio(samples, engine))
+
+        return goes_on
 
 
 def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.engines import Contestant, Engine
 from benchmarks.files import tensor_bytes
-from benchmarks.quiet import STAT, agrees, others_percent, own_ratio
+from benchmarks.quiet import STAT, Patience, others_percent
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase, phase_lines
 from benchmarks.work import FOLDER, Group, View, Work
 from tritium.backends import cpu
@@ -28,8 +28,6 @@ CHECK_TOKENS = 24  # two full tiles
 OPS_TOKENS = 16
 WARM_TOKENS = 16
 SETTLE_S = 0.03  # lets the threads of the one before go to sleep
-PATIENCE_S = 120.0
-"""How much longer all works together may take until their A/A controls agree."""
 RECEIPTS = "receipts"
 
 
@@ -40,7 +38,7 @@ class Session:
     folder: Path
     n_threads: int
     only: frozenset[str] = frozenset()
-    patience_s: float = PATIENCE_S
+    patience: Patience = field(default_factory=Patience)
     phases: list[Phase] = field(default_factory=list)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     ops: list[dict[str, Any]] = field(default_factory=list)
@@ -134,29 +132,17 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     if work.is_controlled:
         tasks[CONTROL] = partial(speed, next(iter(taken.values())), work, {}, None)
     say(f"{work.name}, {isa}, {n_threads} threads: {len(taken)} engines")
-    again = disagreement(session, next(iter(taken))) if work.is_controlled else None
+    patience = session.patience
     rounds = interleave(
-        tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least, again=again
-    )
+        tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least,
+        ready=lambda: patience.wait((isa, n_threads), tasks[PEAK]),
+        again=patience.disagreement(next(iter(taken))) if work.is_controlled else None,
+    )  # fmt: skip
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}
     heads = {name: engine.contestant.head for name, engine in taken.items()}
     theirs = frozenset(name for name, engine in taken.items() if engine.contestant.is_peer)
     files = write_receipts(session, work, taken, n_threads, isa)
     return Phase(work.name, work.kind, n_threads, rounds, loads, heads, theirs, isa, files)
-
-
-def disagreement(session: Session, engine: str) -> Callable[[Mapping[str, Sequence[float]]], bool]:
-    """Whether a work is to go on: its engine differs from itself, and there is patience left. The time between calls takes it."""
-    asked: float | None = None
-
-    def goes_on(samples: Mapping[str, Sequence[float]]) -> bool:
-        nonlocal asked
-        now = time.monotonic()
-        session.patience_s -= 0.0 if asked is None else now - asked
-        asked = now
-        return session.patience_s > 0 and not agrees(own_ratio(samples, engine))
-
-    return goes_on
 
 
 def speed(engine: Engine, work: Work, answers: dict[str, dict[str, Any]], keep: str | None) -> float:

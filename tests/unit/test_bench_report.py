@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from benchmarks import results
 from benchmarks.engine_tritium import typical
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
-from benchmarks.quiet import busy_percent, noise_of, parse_times
+from benchmarks.quiet import Patience, busy_percent, noise_of, parse_times
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Kind, Load, Phase, phase_lines
-from benchmarks.session import Session, disagreement, speed
+from benchmarks.session import Session, speed
 from benchmarks.work import Work
 
 from tritium.bench.benchmark import prompt_of
@@ -125,22 +126,52 @@ def test_noise_has_reasons() -> None:
     assert noise_of([loud])["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
 
 
-def test_a_work_goes_on_while_its_control_disagrees_and_patience_lasts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("benchmarks.session.time.monotonic", lambda: now[0])
-    session = Session(tmp_path, 2, patience_s=25.0)
+class Steps:
+    """A clock that every look at something else moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("benchmarks.quiet.time.monotonic", lambda: self.now)
+
+    def probe(self, *found: float) -> Callable[[], float]:
+        """Gives one value after the other, a second apart."""
+        values = iter(found)
+
+        def take() -> float:
+            self.now += 1.0
+            return next(values)
+
+        return take
+
+
+def test_a_round_waits_for_calm_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, patience = Steps(monkeypatch), Patience(200.0)
+    patience.wait(("isa", 2), steps.probe(600.0, 400.0, 601.0))
+    assert patience.spent_s == 3.0
+    patience.wait(("isa", 2), steps.probe(500.0, 500.0, 590.0, 570.0, 600.0))  # 570 is short of 95 % of 601
+    assert patience.spent_s == 8.0
+    patience.wait(("isa", 1), steps.probe(300.0, 300.0, 300.0))
+    assert patience.spent_s == 11.0
+    patience.wait(
+        ("isa", 2), steps.probe(*[500.0] * 24)
+    )  # an eighth of the 189 seconds that are left, and the end of a probe
+    assert patience.spent_s == 35.0
+    Patience(0.0).wait(("isa", 2), steps.probe())
+
+
+def test_a_work_goes_on_while_its_control_disagrees_and_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     apart, alike = {"ours": [1.0, 1.2, 1.1], CONTROL: [1.0, 1.0, 1.0]}, {"ours": [1.0, 1.04], CONTROL: [1.0, 1.0]}
-    first = disagreement(session, "ours")
-    now[0] = 100.0
+    steps, patience = Steps(monkeypatch), Patience(55.0)
+    first = patience.disagreement("ours")
+    steps.now += 100.0
     assert first(apart)  # what went before is not taken from it
-    now[0] = 110.0
+    patience.wait(("isa", 2), steps.probe(1.0, 1.0, 1.0))  # nor is what was waited taken twice
+    steps.now += 5.0
     assert not first(alike)
-    assert session.patience_s == 15.0
-    second = disagreement(session, "ours")
+    assert patience.spent_s == 8.0
+    second = patience.disagreement("ours")
     assert second(apart)
-    now[0] = 125.0
+    steps.now += 50.0
     assert not second(apart)
 
 

@@ -123,6 +123,17 @@ def test_more_rounds_are_made_as_long_as_they_are_asked_for(budget_ns: int, regu
     assert (few.n_rounds, few.is_cut) == (2, True)
 
 
+def test_what_a_round_waits_takes_nothing_of_the_budget() -> None:
+    clock = Clock()
+
+    def move(ns: int) -> float:
+        clock.now_ns += ns
+        return 1.0
+
+    rounds = interleave({"a": lambda: move(100)}, n_rounds=5, budget_ns=300, ready=lambda: move(1000), clock=clock)
+    assert (rounds.n_rounds, rounds.is_cut) == (3, True)
+
+
 def test_what_a_measurement_raises_is_not_hidden() -> None:
     def fail() -> float:
         raise RuntimeError("gone")

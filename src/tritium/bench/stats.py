@@ -71,12 +71,14 @@ class Rounds:
 
 def interleave(
     measurements: Mapping[str, Callable[[], float]], *, n_rounds: int, budget_ns: int, least: int = 1,
-    again: Callable[[Mapping[str, Sequence[float]]], bool] | None = None, clock: Clock = time.perf_counter_ns,
+    ready: Callable[[], object] | None = None, again: Callable[[Mapping[str, Sequence[float]]], bool] | None = None,
+    clock: Clock = time.perf_counter_ns,
 ) -> Rounds:  # fmt: skip
     """Take every measurement once a round, in the given order and in its reverse by turns.
 
     A further round begins only if the longest so far would still end within ``budget_ns``; ``least`` rounds are made regardless.
-    When these are over, there is another one as long as ``again`` says so of the samples.
+    When these are over, there is another one as long as ``again`` says so of the samples. ``ready`` may wait before each round,
+    which takes nothing of the budget.
     What a measurement raises ends all. Errors: ShapeError for no rounds.
     """
     if not 1 <= least <= n_rounds:
@@ -89,6 +91,10 @@ def interleave(
         is_over = done >= n_rounds or (done >= least and begun - start + longest > budget_ns)
         if is_over and not (again is not None and again(samples)):
             return Rounds(samples, done, done < n_rounds)
+        if ready is not None:
+            ready()
+            start += clock() - begun
+            begun = clock()
         for name in list(measurements) if done % 2 == 0 else reversed(list(measurements)):
             samples[name].append(measurements[name]())
         longest = max(longest, clock() - begun)
