@@ -95,8 +95,9 @@ $(ZIG)/.stamp: Makefile
 	@$(ZIG)/bin/python -m pip install -q --disable-pip-version-check 'ziglang==0.17.0'
 	@touch $@
 
-# Limits, ours and peers in one run, at most 15 minutes after the files (5.9 GB in build/bench) are there. Peers run where their
-# environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs transformers. Kernels alone come last.
+# Limits, ours and peers in one run: about 15 minutes after the files (5.9 GB in build/bench) are there, up to 4 more where rounds wait
+# for a loud machine. Peers run where their environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs
+# transformers. Kernels alone come last.
 bench: build
 	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python \
 	  $(if $(TEXT),--text $(TEXT))

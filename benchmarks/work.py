@@ -163,7 +163,7 @@ def full(
     for n in threads:
         if n != most:
             beside = (*ours(*heads, say=say), *llama(llama_cpp, tq2, say))
-            groups.append(Group(n, beside, (_cut(DECODE, 24, 40), _cut(SLOW_PROMPT, 2, 20))))
+            groups.append(Group(n, beside, (_cut(DECODE, 24, 40),)))
     return groups
 
 
