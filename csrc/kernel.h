@@ -187,7 +187,7 @@ struct Kernel {
   bool forms_tables;  // of kTableLeast tokens and more: anew in each call, so that few tokens and many panels suit it
 };
 
-// The only symbol of a kernel unit: extern "C" const Kernel* tritium_kernels_<isa>(int64_t* n).
+// The symbols of a kernel unit: extern "C" const Kernel* tritium_kernels_<isa>(int64_t* n), and what csrc/sha256_ways.h says.
 using KernelTable = const Kernel* (*)(int64_t* n);
 
 }  // namespace tritium

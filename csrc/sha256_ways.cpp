@@ -139,8 +139,8 @@ constexpr Sha256Way kWays[] = {
     {"instructions", cpu_has_sha256, 3, compress_by_instructions<1>, compress_by_instructions<3>},
 #endif
 #if defined(__x86_64__)
-    {"avx512vnni", cpu_has_avx512vnni, 8, compress_portably, sha256_lanes_avx512vnni},
-    {"avx2", cpu_has_avx2, 8, compress_portably, sha256_lanes_avx2},
+    {"avx512vnni", cpu_has_avx512vnni, 8, compress_portably, tritium_sha256_avx512vnni},
+    {"avx2", cpu_has_avx2, 8, compress_portably, tritium_sha256_avx2},
 #endif
     {"portable", always, 1, compress_portably, compress_portably},
 };

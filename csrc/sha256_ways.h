@@ -8,7 +8,7 @@
 namespace tritium {
 
 // Source: FIPS 180-4, 4.2.2.
-alignas(16) inline constexpr uint32_t kSha256Round[64] = {
+alignas(16) constexpr uint32_t kSha256Round[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
     0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
     0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
@@ -30,8 +30,8 @@ struct Sha256Way {
 constexpr int kMostLanes = 8;
 
 // Eight strings, one in each lane of the vectors: csrc/generic/sha256_lanes.h.
-void sha256_lanes_avx512vnni(uint32_t* const* states, const uint8_t* const* blocks, size_t n);
-void sha256_lanes_avx2(uint32_t* const* states, const uint8_t* const* blocks, size_t n);
+extern "C" void tritium_sha256_avx512vnni(uint32_t* const* states, const uint8_t* const* blocks, size_t n);
+extern "C" void tritium_sha256_avx2(uint32_t* const* states, const uint8_t* const* blocks, size_t n);
 
 std::span<const Sha256Way> sha256_ways();  // the fastest first; not all are usable
 const Sha256Way& fastest_sha256();

@@ -62,7 +62,7 @@ inline void transpose(__m256i* m) {
 
 }  // namespace
 
-void TRITIUM_PASTE(sha256_lanes, TRITIUM_ISA)(uint32_t* const* states, const uint8_t* const* blocks, size_t n) {
+extern "C" void TRITIUM_PASTE(tritium_sha256, TRITIUM_ISA)(uint32_t* const* states, const uint8_t* const* blocks, size_t n) {
   const __m256i swap = _mm256_setr_epi64x(0x0405060700010203, 0x0c0d0e0f08090a0b, 0x0405060700010203, 0x0c0d0e0f08090a0b);
   __m256i before[8];
   for (int i = 0; i < 8; ++i) before[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(states[i]));
