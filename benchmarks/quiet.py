@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.lab.bench import Bench, Point
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, QUIET_PERCENT, Phase
 from tritium.bench.stats import ratio
 
@@ -22,6 +23,9 @@ CONTROL_SHARE = 0.05
 """How much an engine may differ from itself, in the median of the rounds."""
 CALM_SHARE = 0.95
 """What the middle of three probes has to reach of the best one before a round begins."""
+PROBE = Point("linear", 128, 2560, 256)
+"""Products that caches feed: who uses the other half of a core takes a third of their speed, of those of registers a tenth."""
+PROBE_PASSES = 200
 PATIENCE_S = 240.0
 """How much longer a run may take than on a calm machine."""
 
@@ -53,6 +57,12 @@ def own_ratio(samples: Mapping[str, Sequence[float]], engine: str) -> float:
 def agrees(same: float) -> bool:
     """Whether an engine that was ``same`` times itself is as near to itself as it has to be."""
     return abs(same - 1) <= CONTROL_SHARE
+
+
+def probe(isa: str, n_threads: int) -> Callable[[], float]:
+    """What tells whether the machine is calm: the middle speed of a small product, about 50 ms long."""
+    bench = Bench(PROBE, isa, n_threads)
+    return lambda: median(done.macs / done.ns for done in (bench.run() for _ in range(PROBE_PASSES)))
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.engines import Contestant, Engine
 from benchmarks.files import tensor_bytes
-from benchmarks.quiet import STAT, Patience, others_percent
+from benchmarks.quiet import STAT, Patience, others_percent, probe
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase, phase_lines
 from benchmarks.work import FOLDER, Group, View, Work
 from tritium.backends import cpu
@@ -135,7 +135,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     patience = session.patience
     rounds = interleave(
         tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least,
-        ready=lambda: patience.wait((isa, n_threads), tasks[PEAK]),
+        ready=partial(patience.wait, (isa, n_threads), probe(isa, n_threads)),
         again=patience.disagreement(next(iter(taken))) if work.is_controlled else None,
     )  # fmt: skip
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}
