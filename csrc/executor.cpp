@@ -191,7 +191,7 @@ Division Executor::divide(size_t step) const {
     case Units::panels: {
       const int64_t n = panels_of(spec);
       if (t == 1) return streamed(n);
-      return {n, std::clamp(round_up(n / (n_workers * 4), 2), int64_t{2}, int64_t{32}), 2, true};
+      return {n, std::clamp(round_up(n / (n_workers * 4), 4), int64_t{4}, int64_t{32}), 4, true};
     }
     case Units::row_heads: {
       const int64_t units = static_cast<int64_t>(tiles_.size() - 1) * plan_.n_kv_heads;

@@ -106,55 +106,60 @@ void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, con
   finish(sums, T, 1, x, scales_w, column);
 }
 
-// The sums of T tokens × two panels; each broadcast serves both.
-template <int T>
-struct Rows32 {
-  Rows32<T / 2> left;
-  Rows32<T - T / 2> right;
+// The sums of T tokens × P panels; each broadcast serves all panels.
+template <int T, int P>
+struct Grid {
+  Grid<T / 2, P> left;
+  Grid<T - T / 2, P> right;
 };
-template <>
-struct Rows32<1> {
-  __m512i low, high;
+template <int P>
+struct Grid<1, P> {
+  Rows16<P> panels;
 };
 
-template <int T>
-[[gnu::always_inline]] inline void clear(Rows32<T>& s) {
+template <int T, int P>
+[[gnu::always_inline]] inline void clear(Grid<T, P>& s) {
   if constexpr (T == 1) {
-    s.low = s.high = _mm512_setzero_si512();
+    clear(s.panels);
   } else {
     clear(s.left);
     clear(s.right);
   }
 }
-template <int T>
-[[gnu::always_inline]] inline void add_dots(Rows32<T>& s, __m512i low, __m512i high, const int8_t* a, int64_t stride) {
-  if constexpr (T == 1) {
-    const __m512i x = four(a);
-    s.low = dot(s.low, low, x);
-    s.high = dot(s.high, high, x);
+template <int P>
+[[gnu::always_inline]] inline void add_products(Rows16<P>& s, const Rows16<P>& codes, __m512i a) {
+  if constexpr (P == 1) {
+    s.sum = dot(s.sum, codes.sum, a);
   } else {
-    add_dots(s.left, low, high, a, stride);
-    add_dots(s.right, low, high, a + T / 2 * stride, stride);
+    add_products(s.left, codes.left, a);
+    add_products(s.right, codes.right, a);
   }
 }
-template <int T>
-[[gnu::always_inline]] inline void settle(Rows32<T>& s) {
+template <int T, int P>
+[[gnu::always_inline]] inline void add_dots(Grid<T, P>& s, const Rows16<P>& codes, const int8_t* a, int64_t stride) {
   if constexpr (T == 1) {
-    settle(s.low);
-    settle(s.high);
+    add_products(s.panels, codes, four(a));
+  } else {
+    add_dots(s.left, codes, a, stride);
+    add_dots(s.right, codes, a + T / 2 * stride, stride);
+  }
+}
+template <int T, int P>
+[[gnu::always_inline]] inline void settle(Grid<T, P>& s) {
+  if constexpr (T == 1) {
+    settle(s.panels);
   } else {
     settle(s.left);
     settle(s.right);
   }
 }
-template <int T>
-[[gnu::always_inline]] inline void store(const Rows32<T>& s, __m512i* sums) {
+template <int T, int P>
+[[gnu::always_inline]] inline void store(const Grid<T, P>& s, __m512i* sums) {
   if constexpr (T == 1) {
-    sums[0] = s.low;
-    sums[1] = s.high;
+    store(s.panels, sums);
   } else {
     store(s.left, sums);
-    store(s.right, sums + T / 2 * 2);
+    store(s.right, sums + T / 2 * P);
   }
 }
 
@@ -186,66 +191,88 @@ void panel_tile(const uint8_t* block, int64_t n_blocks, const Tokens& x, const f
   finish(sums, T, 1, x, scales_w, column);
 }
 
-// Two panels with a byte a code: for every four columns the sixteen rows of one, then of the other.
-constexpr int64_t kPairBytes = 8 * kPanelBlockBytes;  // of a block of both
+// A byte a code: for every four columns the sixteen rows of one panel, then of the next.
+template <int P>
+constexpr int64_t kCodeBytes = 4 * P * kPanelBlockBytes;  // of a block of P panels
 
-// T tokens × two panels, `panel_bytes` apart, from the packed bytes. The next two come to the second-level cache meanwhile. Shifts and
-// masks take an eighth of the time of vector units that multiply, too: what they make is kept in `codes` if tiles follow.
-template <int T, bool kIsKept>
-void pair_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
-               int64_t column) {
-  const __m512i mask = _mm512_set1_epi8(3);
-  Rows32<T> s;
-  clear(s);
-  fetch_outputs(x, T, 2, column);
-  const int8_t* a = x.a;
-  const auto add = [&](__m512i low, __m512i high, int j) __attribute__((always_inline)) {
-    if constexpr (kIsKept) {
-      _mm512_store_si512(codes + kPairBytes / 4 * j, low);
-      _mm512_store_si512(codes + kPairBytes / 4 * j + kPanelBlockBytes, high);
-    }
-    add_dots(s, low, high, a + 4 * j, x.a_stride);
-  };
-  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
-  do {
-    _mm_prefetch(reinterpret_cast<const char*>(block + 2 * panel_bytes), _MM_HINT_T1);
-    _mm_prefetch(reinterpret_cast<const char*>(block + 3 * panel_bytes), _MM_HINT_T1);
-    const __m512i v = _mm512_loadu_si512(block), w = _mm512_loadu_si512(block + panel_bytes);
-    add(_mm512_and_si512(v, mask), _mm512_and_si512(w, mask), 0);
-    add(_mm512_and_si512(_mm512_srli_epi32(v, 2), mask), _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), 1);
-    add(_mm512_and_si512(_mm512_srli_epi32(v, 4), mask), _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), 2);
-    add(_mm512_and_si512(_mm512_srli_epi32(v, 6), mask), _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), 3);
-    settle(s);
-    block += kPanelBlockBytes;
-    codes += kPairBytes;
-    a += kPanelDepth;
-  } while (block < stop);
-  __m512i sums[2 * T];
-  store(s, sums);
-  finish(sums, T, 2, x, scales_w, column);
+// P vectors, `step` bytes apart.
+template <int P>
+[[gnu::always_inline]] inline void load(Rows16<P>& vectors, const uint8_t* p, int64_t step) {
+  if constexpr (P == 1) {
+    vectors.sum = _mm512_loadu_si512(p);
+  } else {
+    load(vectors.left, p, step);
+    load(vectors.right, p + P / 2 * step, step);
+  }
+}
+// Pair j of the bits of each byte.
+template <int j, int P>
+[[gnu::always_inline]] inline void take_codes(Rows16<P>& codes, const Rows16<P>& bytes) {
+  if constexpr (P == 1) {
+    codes.sum = _mm512_and_si512(j == 0 ? bytes.sum : _mm512_srli_epi32(bytes.sum, 2 * j), _mm512_set1_epi8(3));
+  } else {
+    take_codes<j>(codes.left, bytes.left);
+    take_codes<j>(codes.right, bytes.right);
+  }
 }
 
-// T tokens × two panels from their codes.
-template <int T>
-void codes_tile(const uint8_t* codes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
-  Rows32<T> s;
+// T tokens × P panels, `panel_bytes` apart, from the packed bytes. The next ones come to the second-level cache meanwhile. Shifts and
+// masks take time of the vector units that multiply, too: what they make is kept in `codes` if tiles follow.
+template <int T, int P, bool kIsKept>
+void packed_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
+                 int64_t column) {
+  Grid<T, P> s;
   clear(s);
-  fetch_outputs(x, T, 2, column);
+  fetch_outputs(x, T, P, column);
   const int8_t* a = x.a;
-  const auto add = [&](const uint8_t* four, const int8_t* a) __attribute__((always_inline)) {
-    add_dots(s, _mm512_load_si512(four), _mm512_load_si512(four + kPanelBlockBytes), a, x.a_stride);
-  };
-  const uint8_t* stop = codes + kPairBytes * n_blocks;
+  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
-    add(codes, a);
-    add(codes + kPairBytes / 4, a + 4);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) _mm_prefetch(reinterpret_cast<const char*>(block + (P + p) * panel_bytes), _MM_HINT_T1);
+    Rows16<P> bytes;
+    load(bytes, block, panel_bytes);
+    const auto add = [&]<int j>() __attribute__((always_inline)) {
+      Rows16<P> four;
+      take_codes<j>(four, bytes);
+      if constexpr (kIsKept) store(four, reinterpret_cast<__m512i*>(codes + kCodeBytes<P> / 4 * j));
+      add_dots(s, four, a + 4 * j, x.a_stride);
+    };
+    add.template operator()<0>();
+    add.template operator()<1>();
+    add.template operator()<2>();
+    add.template operator()<3>();
     settle(s);
-    codes += kPairBytes / 2;
+    block += kPanelBlockBytes;
+    codes += kCodeBytes<P>;
+    a += kPanelDepth;
+  } while (block < stop);
+  __m512i sums[T * P];
+  store(s, sums);
+  finish(sums, T, P, x, scales_w, column);
+}
+
+// T tokens × P panels from their codes.
+template <int T, int P>
+void codes_tile(const uint8_t* codes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
+  Grid<T, P> s;
+  clear(s);
+  fetch_outputs(x, T, P, column);
+  const int8_t* a = x.a;
+  const uint8_t* stop = codes + kCodeBytes<P> * n_blocks;
+  do {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      Rows16<P> four;
+      load(four, codes + kCodeBytes<P> / 4 * j, kPanelBlockBytes);
+      add_dots(s, four, a + 4 * j, x.a_stride);
+    }
+    settle(s);
+    codes += kCodeBytes<P> / 2;
     a += kPanelDepth / 2;
   } while (codes < stop);
-  __m512i sums[2 * T];
+  __m512i sums[T * P];
   store(s, sums);
-  finish(sums, T, 2, x, scales_w, column);
+  finish(sums, T, P, x, scales_w, column);
 }
 
 // n tokens of a call from `first` on, with Σ a of each in `totals`.
@@ -272,37 +299,39 @@ KERNEL_FUNCTION(i2s_gemv) {
   count_linear(call, panels, begin, end, work);
 }
 
-// Activations of so many tokens, or of so many bytes, stay in the second-level cache beside a pair's codes while a range's panels pass.
-// Tiles are at most 12 × 2 panels: 24 sums leave 8 registers.
+// Activations of so many tokens, or of so many bytes, stay in the second-level cache beside the codes while a range's panels pass.
+// 24 sums leave 8 registers: a tile is at most 12 tokens × 2 panels, which reads the fewest bytes, or 6 × 4, the fewest times. Where
+// codes are read again and again the latter is better: who shares a core takes loads before products.
 constexpr int64_t kTokens = 132, kTokenBytes = 1 << 19;
-constexpr int64_t kTile = 12;
+constexpr int64_t kTile = 12, kTileOfFour = 6;
 constexpr int64_t kInPlace = 6;  // tokens whose sums, four each, stay in registers
 
 using Tile = void (*)(const uint8_t*, int64_t, const Tokens&, const float*, int64_t);
-using PairTile = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, const Tokens&, const float*, int64_t);
+using PackedTile = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, const Tokens&, const float*, int64_t);
 constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>,
                             panel_in_place<5>, panel_in_place<6>, panel_tile<7>,     panel_tile<8>,
                             panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
-constexpr int64_t kLeastOfPair = 6;
-template <bool kIsKept>
-constexpr PairTile kPair[] = {pair_tile<6, kIsKept>,  pair_tile<7, kIsKept>,  pair_tile<8, kIsKept>, pair_tile<9, kIsKept>,
-                              pair_tile<10, kIsKept>, pair_tile<11, kIsKept>, pair_tile<12, kIsKept>};
-constexpr Tile kOfCodes[] = {codes_tile<6>, codes_tile<7>, codes_tile<8>, codes_tile<9>, codes_tile<10>, codes_tile<11>, codes_tile<12>};
+constexpr int64_t kLeastOfPair = 6, kLeastOfFour = 4;
+constexpr PackedTile kPair[] = {packed_tile<6, 2, false>,  packed_tile<7, 2, false>,  packed_tile<8, 2, false>, packed_tile<9, 2, false>,
+                                packed_tile<10, 2, false>, packed_tile<11, 2, false>, packed_tile<12, 2, false>};
+constexpr PackedTile kFour[] = {packed_tile<4, 4, true>, packed_tile<5, 4, true>, packed_tile<6, 4, true>};
+constexpr Tile kFourOfCodes[] = {codes_tile<4, 4>, codes_tile<5, 4>, codes_tile<6, 4>};
 
-// All tokens × a panel, or two side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens.
-void multiply(const Panels& panels, int64_t p, bool is_pair, uint8_t* codes, int64_t n, const Tokens& x) {
-  const int64_t n_tiles = (n + kTile - 1) / kTile, column = kPanelRows * p;
+// All tokens × 1, 2 or 4 panels side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens, or 4.
+void multiply(const Panels& panels, int64_t p, int64_t n_panels, uint8_t* codes, int64_t n, const Tokens& x) {
+  const int64_t most = n_panels == 4 ? kTileOfFour : kTile, n_tiles = (n + most - 1) / most, column = kPanelRows * p;
   const uint8_t* panel = panels.panel(p);
   const float* scales = panels.scales + p;
   for (int64_t i = 0; i < n_tiles; ++i) {
     const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
-    if (!is_pair) {
+    if (n_panels == 1) {
       kSingle[width - 1](panel, panels.n_blocks, x.at(t), scales, column);
+    } else if (n_panels == 2) {
+      kPair[width - kLeastOfPair](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
     } else if (i == 0) {
-      const PairTile tile = (n_tiles > 1 ? kPair<true> : kPair<false>)[width - kLeastOfPair];
-      tile(panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
+      kFour[width - kLeastOfFour](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
     } else {
-      kOfCodes[width - kLeastOfPair](codes, panels.n_blocks, x.at(t), scales, column);
+      kFourOfCodes[width - kLeastOfFour](codes, panels.n_blocks, x.at(t), scales, column);
     }
   }
 }
@@ -310,18 +339,17 @@ void multiply(const Panels& panels, int64_t p, bool is_pair, uint8_t* codes, int
 // Several tokens. Panels come from memory once if the range's bytes fit the cache, else once for every chunk of tokens.
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
-  const bool has_room = panels.n_blocks * kPairBytes <= call.scratch_floats * static_cast<int64_t>(sizeof(float));
+  const bool has_room = panels.n_blocks * kCodeBytes<4> <= call.scratch_floats * static_cast<int64_t>(sizeof(float));
   const int64_t near = std::clamp(kTokenBytes / (kPanelDepth * panels.n_blocks) / kTile * kTile, 4 * kTile, kTokens);
   const int64_t n_chunks = (call.t + near - 1) / near;
   for (int64_t c = 0; c < n_chunks; ++c) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
     int32_t totals[kTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
-    // One panel, one stream while memory bounds the speed; two panels, each activation for both, where products do.
-    for (int64_t p = begin; p < end;) {
-      const bool is_pair = n > kInPlace && has_room && p + 1 < end;
-      multiply(panels, p, is_pair, reinterpret_cast<uint8_t*>(call.scratch), n, x);
-      p += is_pair ? 2 : 1;
+    // One panel, one stream while memory bounds the speed; several, each activation for all, where products do.
+    for (int64_t p = begin, n_panels; p < end; p += n_panels) {
+      n_panels = n > kTile && has_room && p + 3 < end ? 4 : n > kInPlace && p + 1 < end ? 2 : 1;
+      multiply(panels, p, n_panels, reinterpret_cast<uint8_t*>(call.scratch), n, x);
     }
   }
   count_linear(call, panels, begin, end, work);

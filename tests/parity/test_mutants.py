@@ -127,12 +127,12 @@ MORE_MUTANTS = {
     "scales_of_the_first_group": Mutant(
         "avx2", "generic/groups.h", "load(panels.scales(p, g))", "load(panels.scales(p, 0))", GROUPS
     ),
-    "second_panel_of_a_pair_twice_the_first": Mutant(
-        "avx512vnni", "generic/linear_avx512.h", "s.high = dot(s.high, high, x);", "s.high = dot(s.high, low, x);",
-        {"i2s_gemm"},
+    "panels_of_a_tile_twice_the_left_ones": Mutant(
+        "avx512vnni", "generic/linear_avx512.h", "(s.right, codes.right, a)", "(s.right, codes.left, a)", {"i2s_gemm"},
     ),
-    "codes_of_one_panel_kept_for_both": Mutant(
-        "avx512vnni", "generic/linear_avx512.h", "j + kPanelBlockBytes, high)", "j + kPanelBlockBytes, low)", {"i2s_gemm"},
+    "codes_kept_in_each_others_place": Mutant(
+        "avx512vnni", "generic/linear_avx512.h", "(codes + kCodeBytes<P> / 4 * j));", "(codes + kCodeBytes<P> / 4 * (j ^ 1)));",
+        {"i2s_gemm"},
     ),
     "lower_bit_pairs_of_columns_left_in": Mutant(
         "avx512vnni", "generic/sparse.h", "if (pair > 0) sums -= lower;", "", {"i2s_columns_gemv", "i2s_columns_gemm"},
