@@ -1,7 +1,8 @@
 """Write docs/performance.md and its picture from the results of a run in docs/baselines.
 
 ``--publish FOLDER`` first takes the results and receipts of a run over, into the folder of their date; ``--check`` only compares
-the page with what its results give. Nothing on the page is written by hand but its last section, ``method.md``.
+the page with what its results give. Nothing on the page is written by hand but its last section, ``method.md`` and,
+of runs that waited for calm, ``waiting.md``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ BASELINES = Path("docs/baselines")
 PAGE = Path("docs/performance.md")
 PICTURE = Path("docs/performance.svg")
 METHOD = Path(__file__).with_name("method.md")
+WAITING = Path(__file__).with_name("waiting.md")
 SHOWN_PERCENT = 1.0
 
 
@@ -288,6 +290,8 @@ class Page:
         peers = sorted({about["version"] for about in engines if "version" in about})
         text = METHOD.read_text(encoding="utf-8").rstrip("\n")
         yield text.format(peers=", ".join(peers) or "none", context=LONG_CONTEXT)
+        if "waited_s" in self.rows["noise"]:
+            yield WAITING.read_text(encoding="utf-8").rstrip("\n")
 
 
 def _op(row: Mapping[str, Any], total: float) -> Iterator[str]:

@@ -150,6 +150,16 @@ def test_a_run_with_noise_says_so_first(tmp_path: Path, folder: Path) -> None:
     assert "was quiet:" not in head
 
 
+def test_only_the_page_of_a_run_that_waited_tells_of_waiting(tmp_path: Path, folder: Path) -> None:
+    assert "Before a round" not in page_of(tmp_path, folder)
+    data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    data["rows"]["noise"]["waited_s"] = 83.4
+    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    page = page_of(tmp_path, folder)
+    assert "- Before a round" in page
+    assert "rounds beyond their time took 83 s" in page
+
+
 def test_targets_are_judged_by_the_median(folder: Path) -> None:
     found: dict[str, Any] = {t.name: t for t in targets(Run(results.read(folder / "results.json")))}
     verdicts = {name: target.verdict for name, target in found.items() if target.measured is not None}
