@@ -134,7 +134,7 @@ def full(
                 *ours(*heads, say=say), Contestant(NOISE, "tritium", noise, "f16"),
                 *llama(llama_cpp, (*tq2, ("tq1_0", "q6_k")), say), *(dense if transformers else ()),
             ),
-            (DECODE, SLOW_DECODE, PROMPT, SLOW_PROMPT, LARGE, BATCH),
+            (LARGE, PROMPT, DECODE, BATCH, SLOW_PROMPT, SLOW_DECODE),
             views=(
                 View("tritium f16"), View("tritium q6_k"), View(NOISE, ()), View("tritium f16", ("prefill",), 512),
                 View("tritium f16", ("decode",), 8, 8),
