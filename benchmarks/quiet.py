@@ -90,7 +90,10 @@ class Patience:
             self.left_s = left - (time.monotonic() - begun)
 
     def disagreement(self, engine: str) -> Callable[[Mapping[str, Sequence[float]]], bool]:
-        """Whether a work is to go on, as its engine differs from itself. The time since the first call takes patience."""
+        """Whether a work is to go on, as its engine differs from itself. The time since the first call takes patience.
+
+        A quarter of what is left at most, so that works behind it have theirs.
+        """
         first: tuple[float, float] | None = None
 
         def goes_on(samples: Mapping[str, Sequence[float]]) -> bool:
@@ -98,7 +101,7 @@ class Patience:
             now = time.monotonic()
             first = first or (now, self.left_s)
             self.left_s = first[1] - (now - first[0])
-            return self.left_s > 0 and not agrees(own_ratio(samples, engine))
+            return self.left_s > 3 / 4 * first[1] and not agrees(own_ratio(samples, engine))
 
         return goes_on
 

@@ -171,8 +171,12 @@ def test_a_work_goes_on_while_its_control_disagrees_and_patience_lasts(monkeypat
     assert patience.spent_s == 8.0
     second = patience.disagreement("ours")
     assert second(apart)
-    steps.now += 50.0
-    assert not second(apart)
+    steps.now += 11.0
+    assert second(apart)
+    steps.now += 1.0
+    assert not second(apart)  # a quarter of the 47 s that were left
+    assert patience.spent_s == 20.0
+    assert not Patience(0.0).disagreement("ours")(apart)
 
 
 def test_bandwidth_that_flips_is_no_drift() -> None:
