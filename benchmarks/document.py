@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, PEAK, Phase
+from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, NEAR, PEAK, Phase
 from benchmarks.rows import STATISTICS_TOKENS
 from benchmarks.session import OPS_TOKENS
 from benchmarks.targets import Run, targets
@@ -34,6 +34,13 @@ PICTURE = Path("docs/performance.svg")
 METHOD = Path(__file__).with_name("method.md")
 WAITING = Path(__file__).with_name("waiting.md")
 SHOWN_PERCENT = 1.0
+LIMITS = {
+    BANDWIDTH: "read bandwidth, GB/s",
+    PEAK: "int8 peak, GMAC/s",
+    F32_PEAK: "float32 peak, GMAC/s",
+    NEAR: "product near by, GMAC/s",
+    BUSY: "others' share of the CPUs, %",
+}
 
 
 def publish(folder: Path, root: Path) -> Path:
@@ -154,24 +161,22 @@ class Page:
     def limits(self) -> Iterator[str]:
         """What the machine gave, over all rounds of each instruction set and number of threads."""
         yield from ("## Limits of the machine", "")
-        groups: dict[tuple[str, int], dict[str, list[float]]] = {}
+        groups: dict[tuple[str, int], list[Phase]] = {}
         for phase in self.run.phases:
-            samples = groups.setdefault((phase.isa, phase.n_threads), {})
-            for name in (BANDWIDTH, PEAK, F32_PEAK, BUSY):
-                samples.setdefault(name, []).extend(phase.rounds.samples.get(name, []))
-        head = (
-            "limit of",
-            "read bandwidth, GB/s",
-            "int8 peak, GMAC/s",
-            "float32 peak, GMAC/s",
-            "others' share of the CPUs, %",
-        )
+            groups.setdefault((phase.isa, phase.n_threads), []).append(phase)
+        shown = {
+            name: title
+            for name, title in LIMITS.items()
+            if any(name in phase.rounds.samples for phase in self.run.phases)
+        }
+
+        def row(phases: Sequence[Phase], name: str) -> str:
+            values = [x for phase in phases for x in phase.rounds.samples.get(name, [])]
+            return told(summarize(values)) if values else "–"
+
         yield from table(
-            head,
-            (
-                (f"{isa}, {n} threads", *(told(summarize(values)) if values else "–" for values in samples.values()))
-                for (isa, n), samples in groups.items()
-            ),
+            ("limit of", *shown.values()),
+            ((f"{isa}, {n} threads", *(row(phases, name) for name in shown)) for (isa, n), phases in groups.items()),
         )
 
     def phase(self, phase: Phase) -> Iterator[str]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.lab.bench import Bench, Point
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, QUIET_PERCENT, Phase
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, NEAR, QUIET_PERCENT, Phase
 from tritium.bench.stats import ratio
 
 STAT = Path("/proc/stat")
@@ -26,6 +26,8 @@ CALM_SHARE = 0.95
 PROBE = Point("linear", 128, 2560, 256)
 """Products that caches feed: who uses the other half of a core takes a third of their speed, of those of registers a tenth."""
 PROBE_PASSES = 200
+NEAR_SHARE = 0.9
+"""What the middle of the probes within rounds has to reach of the best one."""
 PATIENCE_S = 240.0
 """How much longer a run may take than on a calm machine."""
 
@@ -107,7 +109,7 @@ class Patience:
 
 
 def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
-    """Whether the machine was quiet, by what others took between measurements, bandwidth, and A/A controls.
+    """Whether the machine was quiet, by what others took between measurements, bandwidth, probes, and A/A controls.
 
     ``phases`` in the order of time. Bandwidth may flip from round to round: every figure is held against that of its own. What
     would favor a phase is a drift, so the rounds with the most threads are cut in two halves, whose middles are compared.
@@ -131,6 +133,13 @@ def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
         first, second = halves = median(read[:half]), median(read[half:])
         if abs(second / first - 1) > DRIFT:
             reasons.append(f"bandwidth went from {first:.3g} to {second:.3g} GB/s")
+    probes: dict[tuple[str, int], list[float]] = {}
+    for phase in phases:
+        probes.setdefault((phase.isa, phase.n_threads), []).extend(phase.rounds.samples.get(NEAR, []))
+    for (isa, n_threads), found in probes.items():
+        if found and (share := median(found) / max(found)) < NEAR_SHARE:
+            threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
+            reasons.append(f"a product near by ran at {100 * share:.0f} % of its best with {threads} ({isa})")
     for phase in phases:
         if CONTROL in phase.rounds.samples:
             engine = next(iter(phase.heads))

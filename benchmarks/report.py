@@ -12,11 +12,13 @@ from tritium.bench.stats import Rounds, Summary, ratio, summarize
 BANDWIDTH = "read bandwidth GB/s"
 PEAK = "int8 peak GMAC/s"
 F32_PEAK = "float32 peak GMAC/s"
+NEAR = "near product GMAC/s"
 BUSY = "CPUs busy with others %"
 CONTROL = "control"
 QUIET_PERCENT = 10.0
 Kind = Literal["decode", "prefill", "batch"]
-NOT_ENGINES = (BANDWIDTH, PEAK, F32_PEAK, BUSY, CONTROL)
+MACHINE = (BANDWIDTH, PEAK, F32_PEAK, NEAR, BUSY)
+NOT_ENGINES = (*MACHINE, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def phase_lines(phase: Phase) -> Iterable[str]:
     cut = ", cut short by the budget" if phase.rounds.is_cut else ""
     threads = f"{phase.n_threads} thread{'s' * (phase.n_threads > 1)}"
     yield f"{phase.name} · {phase.isa} · {threads} · {phase.rounds.n_rounds} rounds{cut}"
-    for name in (BANDWIDTH, PEAK, F32_PEAK, BUSY):
+    for name in MACHINE:
         if name in phase.rounds.samples:
             yield f"  {name:30}{spread(summarize(phase.rounds.samples[name]))}"
     if max(phase.rounds.samples.get(BUSY, [0.0])) > QUIET_PERCENT:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Load, Phase
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NEAR, NOT_ENGINES, PEAK, Load, Phase
 from benchmarks.session import Session
 from tritium.backends import cpu
 from tritium.bench.machine import read_machine
@@ -23,6 +23,7 @@ _LIMITS = {
     "read_bandwidth_gb_per_s": BANDWIDTH,
     "int8_peak_gmac_per_s": PEAK,
     "f32_peak_gmac_per_s": F32_PEAK,
+    "near_product_gmac_per_s": NEAR,
     "others_cpu_percent": BUSY,
     "control_tokens_per_s": CONTROL,
 }
@@ -92,7 +93,7 @@ def phases(data: Mapping[str, Any]) -> list[Phase]:
             n_threads=one["threads"],
             rounds=Rounds(
                 {
-                    **{name: one[key] for key, name in _LIMITS.items() if one[key] is not None},
+                    **{name: one[key] for key, name in _LIMITS.items() if one.get(key) is not None},
                     **one["tokens_per_s"],
                 },
                 one["rounds"],

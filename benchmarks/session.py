@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.engines import Contestant, Engine
 from benchmarks.files import tensor_bytes
 from benchmarks.quiet import STAT, Patience, others_percent, probe
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase, phase_lines
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NEAR, PEAK, Load, Phase, phase_lines
 from benchmarks.work import FOLDER, Group, View, Work
 from tritium.backends import cpu
 from tritium.bench.figures import REQUIRED, read_sample
@@ -118,10 +118,12 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         if name not in work.without and not (work.ours_only and engine.contestant.is_peer)
     }  # fmt: skip
     answers: dict[str, dict[str, Any]] = {}
+    near = probe(isa, n_threads)
     tasks: dict[str, Callable[[], float]] = {
         BANDWIDTH: lambda: cpu.read_bandwidth(n_threads, PROBE_BYTES),
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
         F32_PEAK: lambda: cpu.f32_peak(isa, n_threads),
+        NEAR: near,
     }
     if STAT.is_file():
         tasks[BUSY] = others_percent
@@ -135,7 +137,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     patience = session.patience
     rounds = interleave(
         tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least,
-        ready=partial(patience.wait, (isa, n_threads), probe(isa, n_threads)),
+        ready=partial(patience.wait, (isa, n_threads), near),
         again=patience.disagreement(next(iter(taken))) if work.is_controlled else None,
     )  # fmt: skip
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}

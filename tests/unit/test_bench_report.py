@@ -15,7 +15,19 @@ from benchmarks.engine_tritium import typical
 from benchmarks.engines import Contestant
 from benchmarks.files import write_vocabulary
 from benchmarks.quiet import Patience, busy_percent, noise_of, parse_times
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, NOT_ENGINES, PEAK, Kind, Load, Phase, phase_lines
+from benchmarks.report import (
+    BANDWIDTH,
+    BUSY,
+    CONTROL,
+    F32_PEAK,
+    NEAR,
+    NOT_ENGINES,
+    PEAK,
+    Kind,
+    Load,
+    Phase,
+    phase_lines,
+)
 from benchmarks.session import Session, speed
 from benchmarks.work import Work
 
@@ -124,6 +136,18 @@ def test_noise_has_reasons() -> None:
     ]  # fmt: skip
     loud = replace(steady, rounds=Rounds({**steady.rounds.samples, BUSY: [1.0, 60.0]}, 2, False))
     assert noise_of([loud])["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
+
+
+def test_products_near_by_that_others_slow_down_are_noise() -> None:
+    def near(*speeds: float, n_threads: int = 2) -> Phase:
+        steady = calm([10.0, 11.0], n_threads)
+        return replace(steady, rounds=Rounds({**steady.rounds.samples, NEAR: list(speeds)}, 2, False))
+
+    assert noise_of([near(500.0, 460.0), near(460.0, 440.0), near(300.0, 280.0, n_threads=1)])["is_quiet"]
+    assert noise_of([near(500.0, 440.0), near(440.0, 300.0), near(300.0, 200.0, n_threads=1)])["reasons"] == [
+        "a product near by ran at 88 % of its best with 2 threads (isa)",
+        "a product near by ran at 83 % of its best with 1 thread (isa)",
+    ]
 
 
 class Steps:
