@@ -38,7 +38,7 @@ LIMITS = {
     BANDWIDTH: "read bandwidth, GB/s",
     PEAK: "int8 peak, GMAC/s",
     F32_PEAK: "float32 peak, GMAC/s",
-    NEAR: "product near by, GMAC/s",
+    NEAR: "near product, GMAC/s",
     BUSY: "others' share of the CPUs, %",
 }
 

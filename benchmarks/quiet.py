@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.lab.bench import Bench, Point
-from benchmarks.report import BANDWIDTH, BUSY, CONTROL, NEAR, QUIET_PERCENT, Phase
+from benchmarks.report import BANDWIDTH, BUSY, CONTROL, NEAR, QUIET_PERCENT, Phase, counted
 from tritium.bench.stats import ratio
 
 STAT = Path("/proc/stat")
@@ -138,15 +138,14 @@ def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
         probes.setdefault((phase.isa, phase.n_threads), []).extend(phase.rounds.samples.get(NEAR, []))
     for (isa, n_threads), found in probes.items():
         if found and (share := median(found) / max(found)) < NEAR_SHARE:
-            threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
-            reasons.append(f"a product near by ran at {100 * share:.0f} % of its best with {threads} ({isa})")
+            reasons.append(f"the near product ran at {100 * share:.0f} % of its best with {counted(n_threads)} ({isa})")
     for phase in phases:
         if CONTROL in phase.rounds.samples:
             engine = next(iter(phase.heads))
             same = own_ratio(phase.rounds.samples, engine)
             if not agrees(same):
                 reasons.append(
-                    f"in {phase.name} with {phase.n_threads} threads ({phase.isa}) {engine} was {same:.3g} times itself"
+                    f"in {phase.name} with {counted(phase.n_threads)} ({phase.isa}) {engine} was {same:.3g} times itself"
                 )
     return {
         "is_quiet": not reasons,

@@ -86,11 +86,15 @@ class Phase:
         return ratio(self.rounds.samples[same[0]], self.rounds.samples[name])
 
 
+def counted(n_threads: int) -> str:
+    """So many threads, in words."""
+    return f"{n_threads} thread{'s' * (n_threads > 1)}"
+
+
 def phase_lines(phase: Phase) -> Iterable[str]:
     """A table of one phase."""
     cut = ", cut short by the budget" if phase.rounds.is_cut else ""
-    threads = f"{phase.n_threads} thread{'s' * (phase.n_threads > 1)}"
-    yield f"{phase.name} · {phase.isa} · {threads} · {phase.rounds.n_rounds} rounds{cut}"
+    yield f"{phase.name} · {phase.isa} · {counted(phase.n_threads)} · {phase.rounds.n_rounds} rounds{cut}"
     for name in MACHINE:
         if name in phase.rounds.samples:
             yield f"  {name:30}{spread(summarize(phase.rounds.samples[name]))}"

@@ -160,13 +160,13 @@ def test_only_the_page_of_a_run_that_waited_tells_of_waiting(tmp_path: Path, fol
     assert "rounds beyond their time took 83 s" in page
 
 
-def test_the_page_shows_products_near_by_where_they_were_measured(tmp_path: Path, folder: Path) -> None:
-    assert "product near by" not in page_of(tmp_path, folder)
+def test_the_page_shows_near_products_where_they_were_measured(tmp_path: Path, folder: Path) -> None:
+    assert "near product" not in page_of(tmp_path, folder)
     data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     data["phases"][0]["near_product_gmac_per_s"] = [70.0, 50.0, 60.0]
     (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
     page = page_of(tmp_path, folder)
-    assert "| float32 peak, GMAC/s | product near by, GMAC/s | others' share of the CPUs, % |" in page
+    assert "| float32 peak, GMAC/s | near product, GMAC/s | others' share of the CPUs, % |" in page
     assert "| 60 (50–70) | 1 (1–2) |" in page
 
 

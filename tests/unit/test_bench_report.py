@@ -138,15 +138,15 @@ def test_noise_has_reasons() -> None:
     assert noise_of([loud])["reasons"] == ["others took up to 60 % of the CPUs, more than 10 % 1 of 2 times"]
 
 
-def test_products_near_by_that_others_slow_down_are_noise() -> None:
+def test_near_products_that_others_slow_down_are_noise() -> None:
     def near(*speeds: float, n_threads: int = 2) -> Phase:
         steady = calm([10.0, 11.0], n_threads)
         return replace(steady, rounds=Rounds({**steady.rounds.samples, NEAR: list(speeds)}, 2, False))
 
     assert noise_of([near(500.0, 460.0), near(460.0, 440.0), near(300.0, 280.0, n_threads=1)])["is_quiet"]
     assert noise_of([near(500.0, 440.0), near(440.0, 300.0), near(300.0, 200.0, n_threads=1)])["reasons"] == [
-        "a product near by ran at 88 % of its best with 2 threads (isa)",
-        "a product near by ran at 83 % of its best with 1 thread (isa)",
+        "the near product ran at 88 % of its best with 2 threads (isa)",
+        "the near product ran at 83 % of its best with 1 thread (isa)",
     ]
 
 
