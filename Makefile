@@ -95,12 +95,12 @@ $(ZIG)/.stamp: Makefile
 	@$(ZIG)/bin/python -m pip install -q --disable-pip-version-check 'ziglang==0.17.0'
 	@touch $@
 
-# Limits, ours and peers in one run: about 15 minutes after the files (5.9 GB in build/bench) are there, up to 4 more where rounds wait
-# for a loud machine. Peers run where their environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs
+# Limits, ours and peers in one run: about 15 minutes after the files (5.9 GB in build/bench) are there, up to 4 more on a loud
+# machine, or PATIENCE=SECONDS. Peers run where their environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs
 # transformers. Kernels alone come last.
 bench: build
 	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python \
-	  $(if $(TEXT),--text $(TEXT))
+	  $(if $(TEXT),--text $(TEXT)) $(if $(PATIENCE),--patience $(PATIENCE))
 	$(PY) -m benchmarks.lab --check
 
 # Ours and the limits, at most 2 minutes.

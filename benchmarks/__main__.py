@@ -70,6 +70,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--isa", help="only groups with this instruction set")
     parser.add_argument("--only", help="only works and rows of these names, separated by commas")
     parser.add_argument("--rounds", type=int, help="at most so many rounds")
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_S, metavar="SECONDS",
+        help="how much longer the run may take on a loud machine [default: %(default)g]",
+    )  # fmt: skip
     parser.add_argument("--text", type=Path, help="text for the perplexity of an int8 cache [default: a sonnet]")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of results.json and its receipts")
     return parser.parse_args()
@@ -105,7 +109,7 @@ def main() -> int:
     every = len(os.sched_getaffinity(0))
     threads = tuple(int(n) for n in given.threads.split(",")) if given.threads else tuple(sorted({1, every}))
     only = frozenset(given.only.split(",") if given.only else ())
-    session = Session(given.output, max(threads), only, Patience(0.0 if given.quick else PATIENCE_S))
+    session = Session(given.output, max(threads), only, Patience(0.0 if given.quick else given.patience))
     groups = choose(given, session, threads)
     known = {*ROWS, *(work.name for group in groups for work in group.works)}
     if not session.only <= known:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, NEAR, PEAK, Phase
+from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, NEAR, PEAK, Phase, made
 from benchmarks.rows import STATISTICS_TOKENS
 from benchmarks.session import OPS_TOKENS
 from benchmarks.targets import Run, targets
@@ -128,7 +128,7 @@ class Page:
         noise = self.rows["noise"]
         if noise["is_quiet"]:
             waited = noise.get("waited_s", 0.0)
-            beside = f" Waiting for calm and rounds beyond their time took {waited:.0f} s." if waited >= 1 else ""
+            beside = f" Waiting for calm and rounds set aside took {waited:.0f} s." if waited >= 1 else ""
             yield f"The machine was quiet: others took hardly any CPU, bandwidth stayed, and the A/A controls agree.{beside}"
         else:
             yield f"**The machine was not quiet; these ratios prove little:** {'; '.join(noise['reasons'])}."
@@ -182,12 +182,10 @@ class Page:
     def phase(self, phase: Phase) -> Iterator[str]:
         """One kind of work."""
         is_prompt = phase.kind == "prefill"
-        cut = ", cut short by the budget" if phase.rounds.is_cut else ""
-        rounds = f"{phase.rounds.n_rounds} rounds{cut}"
         yield from (
             f"## {phase.name}: {phase.isa}, {phase.n_threads} threads",
             "",
-            f"{rounds[0].upper()}{rounds[1:]}.",
+            f"{made(phase.rounds)}.",
             "",
         )
         cost = "GMAC a token" if is_prompt else "MB a token"
@@ -295,8 +293,9 @@ class Page:
         peers = sorted({about["version"] for about in engines if "version" in about})
         text = METHOD.read_text(encoding="utf-8").rstrip("\n")
         yield text.format(peers=", ".join(peers) or "none", context=LONG_CONTEXT)
-        if "waited_s" in self.rows["noise"]:
-            yield WAITING.read_text(encoding="utf-8").rstrip("\n")
+        if "patience_s" in self.rows["noise"]:
+            minutes = f"{self.rows['noise']['patience_s'] / 60:.3g} minutes"
+            yield WAITING.read_text(encoding="utf-8").rstrip("\n").format(patience=minutes)
 
 
 def _op(row: Mapping[str, Any], total: float) -> Iterator[str]:

@@ -119,6 +119,11 @@ class Subject:
             "macs_per_token": (products_of(done.decode, self.model.plan)[0] + head) / n,
         }
 
+    def forget(self, work: str) -> dict[str, Any]:
+        """Keep the last run of a kind of work no longer."""
+        self.kept[work].pop()
+        return {}
+
     def receipt(self, work: str, path: str) -> dict[str, Any]:
         """Write the receipt of the middle run of a kind of work, the others its repeats; which one it is."""
         kept = self.kept.pop(work)
@@ -217,7 +222,7 @@ def main() -> None:
         print(json.dumps(about), flush=True)
         requests: dict[str, Callable[..., dict[str, Any]]] = {
             name: getattr(subject, name)
-            for name in ("decode", "prefill", "batch", "receipt", "hash", "ops", "overhead", "memory")
+            for name in ("decode", "prefill", "batch", "forget", "receipt", "hash", "ops", "overhead", "memory")
         }
         for line in sys.stdin:
             request = json.loads(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,11 +23,13 @@ CONTROL_SHARE = 0.05
 """How much an engine may differ from itself, in the median of the rounds."""
 CALM_SHARE = 0.95
 """What the middle of three probes has to reach of the best one before a round begins."""
+FIRST_PROBES = 100
+"""How many the first round waits for: on a loud machine a few of them meet calm, and tell what that is."""
 PROBE = Point("linear", 128, 2560, 256)
 """Products that caches feed: who uses the other half of a core takes a third of their speed, of those of registers a tenth."""
 PROBE_PASSES = 200
 NEAR_SHARE = 0.9
-"""What the middle of the probes within rounds has to reach of the best one."""
+"""What the probes within a round and at its end have to reach of the best one; in the verdict the middle of those within."""
 PATIENCE_S = 240.0
 """How much longer a run may take than on a calm machine."""
 
@@ -51,16 +53,6 @@ def others_percent(seconds: float = 0.2) -> float:
     return busy_percent(before, parse_times(STAT.read_text(encoding="ascii")))
 
 
-def own_ratio(samples: Mapping[str, Sequence[float]], engine: str) -> float:
-    """The middle of an engine's ratios to itself, which is 1 but for noise."""
-    return ratio(samples[engine], samples[CONTROL]).median
-
-
-def agrees(same: float) -> bool:
-    """Whether an engine that was ``same`` times itself is as near to itself as it has to be."""
-    return abs(same - 1) <= CONTROL_SHARE
-
-
 def probe(isa: str, n_threads: int) -> Callable[[], float]:
     """What tells whether the machine is calm: the middle speed of a small product, about 50 ms long."""
     bench = Bench(PROBE, isa, n_threads)
@@ -69,11 +61,17 @@ def probe(isa: str, n_threads: int) -> Callable[[], float]:
 
 @dataclass(slots=True)
 class Patience:
-    """Time that a run may spend on waiting for calm before rounds, and on more rounds of a work whose control disagrees."""
+    """Time that a run may spend on waiting for calm before rounds, and on rounds that are set aside since it did not last.
+
+    A work may take a quarter of what is left when it begins, so that those behind it have theirs. Speeds are of probes: they
+    know nothing of what is measured.
+    """
 
     whole_s: float = PATIENCE_S
     left_s: float = field(init=False)
-    best: dict[tuple[str, int], float] = field(default_factory=dict)
+    kept_s: float = field(init=False, default=0.0)
+    best: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
+    began: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.left_s = self.whole_s
@@ -83,29 +81,33 @@ class Patience:
         """What was taken of it."""
         return self.whole_s - self.left_s
 
+    @property
+    def is_out(self) -> bool:
+        """Whether the work that is measured has taken its part."""
+        return self.left_s <= self.kept_s
+
+    def begin(self) -> None:
+        """Another work begins."""
+        self.kept_s = 3 / 4 * self.left_s
+
     def wait(self, kind: tuple[str, int], probe: Callable[[], float]) -> None:
-        """Return when the middle of three probes is near the best of their kind, or when an eighth of the patience is spent."""
+        """Return when the middle of three probes is near the best of their kind, or when patience is out."""
         begun, left, last = time.monotonic(), self.left_s, deque[float](maxlen=3)
-        while self.left_s > 7 / 8 * left and (len(last) < 3 or median(last) < CALM_SHARE * self.best[kind]):
+        n_left = 3 if kind in self.best else FIRST_PROBES
+        while not self.is_out and (n_left > 0 or median(last) < CALM_SHARE * self.best[kind]):
             last.append(probe())
             self.best[kind] = max(self.best.get(kind, 0.0), last[-1])
             self.left_s = left - (time.monotonic() - begun)
+            n_left -= 1
+        self.began = time.monotonic()
 
-    def disagreement(self, engine: str) -> Callable[[Mapping[str, Sequence[float]]], bool]:
-        """Whether a work is to go on, as its engine differs from itself. The time since the first call takes patience.
-
-        A quarter of what is left at most, so that works behind it have theirs.
-        """
-        first: tuple[float, float] | None = None
-
-        def goes_on(samples: Mapping[str, Sequence[float]]) -> bool:
-            nonlocal first
-            now = time.monotonic()
-            first = first or (now, self.left_s)
-            self.left_s = first[1] - (now - first[0])
-            return self.left_s > 3 / 4 * first[1] and not agrees(own_ratio(samples, engine))
-
-        return goes_on
+    def counts(self, kind: tuple[str, int], *found: float) -> bool:
+        """Whether the round since the last wait counts: what probes found in it is near the best, or patience is out."""
+        self.best[kind] = max(self.best.get(kind, 0.0), *found)
+        if self.is_out or min(found) >= NEAR_SHARE * self.best[kind]:
+            return True
+        self.left_s -= time.monotonic() - self.began
+        return False
 
 
 def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
@@ -142,8 +144,8 @@ def noise_of(phases: Sequence[Phase]) -> dict[str, Any]:
     for phase in phases:
         if CONTROL in phase.rounds.samples:
             engine = next(iter(phase.heads))
-            same = own_ratio(phase.rounds.samples, engine)
-            if not agrees(same):
+            same = ratio(phase.rounds.samples[engine], phase.rounds.samples[CONTROL]).median
+            if abs(same - 1) > CONTROL_SHARE:
                 reasons.append(
                     f"in {phase.name} with {counted(phase.n_threads)} ({phase.isa}) {engine} was {same:.3g} times itself"
                 )

@@ -91,10 +91,15 @@ def counted(n_threads: int) -> str:
     return f"{n_threads} thread{'s' * (n_threads > 1)}"
 
 
+def made(rounds: Rounds) -> str:
+    """How many rounds were made, in words."""
+    aside = f", {rounds.n_set_aside} more set aside" if rounds.n_set_aside else ""
+    return f"{rounds.n_rounds} rounds{aside}{', cut short by the budget' if rounds.is_cut else ''}"
+
+
 def phase_lines(phase: Phase) -> Iterable[str]:
     """A table of one phase."""
-    cut = ", cut short by the budget" if phase.rounds.is_cut else ""
-    yield f"{phase.name} · {phase.isa} · {counted(phase.n_threads)} · {phase.rounds.n_rounds} rounds{cut}"
+    yield f"{phase.name} · {phase.isa} · {counted(phase.n_threads)} · {made(phase.rounds)}"
     for name in MACHINE:
         if name in phase.rounds.samples:
             yield f"  {name:30}{spread(summarize(phase.rounds.samples[name]))}"

@@ -161,13 +161,14 @@ def cache_quality(session: Session, text: Path | None) -> None:
 
 def noise(session: Session) -> None:
     """Say whether the machine was quiet."""
-    verdict = {**noise_of(session.phases), "waited_s": session.patience.spent_s}
+    patience = session.patience
+    verdict = {**noise_of(session.phases), "waited_s": patience.spent_s, "patience_s": patience.whole_s}
     session.rows["noise"] = verdict
     if verdict["is_quiet"]:
         show(["QUIET: others took hardly any CPU, bandwidth stayed, and the A/A controls agree"])
     else:
         show(["NOT QUIET, these ratios prove little: " + "; ".join(verdict["reasons"])])
-    show([f"  {verdict['waited_s']:.0f} s went into waiting for calm and into rounds beyond their time"])
+    show([f"  {verdict['waited_s']:.0f} s went into waiting for calm and into rounds that were set aside"])
 
 
 def files_of(contestants: Sequence[Contestant]) -> dict[str, Path]:

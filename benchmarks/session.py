@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -118,32 +118,42 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         if name not in work.without and not (work.ours_only and engine.contestant.is_peer)
     }  # fmt: skip
     answers: dict[str, dict[str, Any]] = {}
-    near = probe(isa, n_threads)
     tasks: dict[str, Callable[[], float]] = {
         BANDWIDTH: lambda: cpu.read_bandwidth(n_threads, PROBE_BYTES),
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
         F32_PEAK: lambda: cpu.f32_peak(isa, n_threads),
-        NEAR: near,
     }
     if STAT.is_file():
         tasks[BUSY] = others_percent
-    for name, engine in taken.items():
+    near, patience, kind = probe(isa, n_threads), session.patience, (isa, n_threads)
+    keys = {name: slug(work.name, name, isa, n_threads) for name in taken}
+    for i, (name, engine) in enumerate(taken.items()):
         if not work.is_fresh:
             speed(engine, replace(work, tokens=min(work.tokens, WARM_TOKENS)), {}, None)
-        tasks[name] = partial(speed, engine, work, answers, slug(work.name, name, isa, n_threads))
+        tasks[name] = partial(speed, engine, work, answers, keys[name])
+        if i == (len(taken) - 1) // 2:
+            tasks[NEAR] = near
     if work.is_controlled:
         tasks[CONTROL] = partial(speed, next(iter(taken.values())), work, {}, None)
     say(f"{work.name}, {isa}, {n_threads} threads: {len(taken)} engines")
-    patience = session.patience
+
+    def counts(found: Mapping[str, float]) -> bool:
+        if patience.counts(kind, found[NEAR], near()):
+            return True
+        for name, engine in taken.items():
+            if not engine.contestant.is_peer:
+                engine.ask("forget", work=keys[name])
+        return False
+
+    patience.begin()
     rounds = interleave(
         tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least,
-        ready=partial(patience.wait, (isa, n_threads), near),
-        again=patience.disagreement(next(iter(taken))) if work.is_controlled else None,
+        ready=partial(patience.wait, kind, near), counts=counts,
     )  # fmt: skip
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}
     heads = {name: engine.contestant.head for name, engine in taken.items()}
     theirs = frozenset(name for name, engine in taken.items() if engine.contestant.is_peer)
-    files = write_receipts(session, work, taken, n_threads, isa)
+    files = write_receipts(session, taken, keys)
     return Phase(work.name, work.kind, n_threads, rounds, loads, heads, theirs, isa, files)
 
 
@@ -186,16 +196,15 @@ def load_of(
 
 
 def write_receipts(
-    session: Session, work: Work, taken: dict[str, Engine], n_threads: int, isa: str
+    session: Session, taken: Mapping[str, Engine], keys: Mapping[str, str]
 ) -> dict[str, str]:  # fmt: skip
-    """The receipt of the middle run of each of ours, judged: its file by engine."""
+    """The receipt of the middle run of each of ours, judged: its file by engine. ``keys``: under which the runs are kept."""
     files: dict[str, str] = {}
     for name, engine in taken.items():
         if engine.contestant.is_peer:
             continue
-        key = slug(work.name, name, isa, n_threads)
-        path = session.folder / RECEIPTS / f"{key}.json"
-        engine.ask("receipt", work=key, path=str(path.resolve()))
+        path = session.folder / RECEIPTS / f"{keys[name]}.json"
+        engine.ask("receipt", work=keys[name], path=str(path.resolve()))
         sample = read_sample(path)
         files[name] = f"{RECEIPTS}/{path.name}"
         session.receipts[files[name]] = {

@@ -25,9 +25,8 @@ SLOW = (TRANSFORMERS, TQ1_0)
 class Work:
     """A kind of work in rounds: a prompt of ``tokens``, or ``tokens`` decoded after ``context``, of ``sequences`` side by side.
 
-    Rounds end when ``budget_s`` are spent, but ``least`` are made; those of a work that ``is_controlled`` may go on until the
-    control agrees. ``without`` names engines that would take most of the time, or of which nothing is asked; ``ours_only`` all
-    peers. A ``is_fresh`` prompt is another one each round.
+    Rounds end when ``budget_s`` are spent, but ``least`` are made. ``without`` names engines that would take most of the time, or
+    of which nothing is asked; ``ours_only`` all peers. A ``is_fresh`` prompt is another one each round.
     """
 
     name: str

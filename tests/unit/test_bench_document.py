@@ -153,11 +153,14 @@ def test_a_run_with_noise_says_so_first(tmp_path: Path, folder: Path) -> None:
 def test_only_the_page_of_a_run_that_waited_tells_of_waiting(tmp_path: Path, folder: Path) -> None:
     assert "Before a round" not in page_of(tmp_path, folder)
     data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    data["rows"]["noise"]["waited_s"] = 83.4
+    data["rows"]["noise"] |= {"waited_s": 83.4, "patience_s": 150.0}
+    data["phases"][0]["set_aside"] = 5
     (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
     page = page_of(tmp_path, folder)
     assert "- Before a round" in page
-    assert "rounds beyond their time took 83 s" in page
+    assert "rounds set aside took 83 s" in page
+    assert "set aside take 2.5 minutes at most" in page
+    assert "rounds, 5 more set aside" in page
 
 
 def test_the_page_shows_near_products_where_they_were_measured(tmp_path: Path, folder: Path) -> None:

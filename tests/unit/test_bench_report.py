@@ -28,9 +28,10 @@ from benchmarks.report import (
     Phase,
     phase_lines,
 )
-from benchmarks.session import Session, speed
+from benchmarks.session import Session, run_phase, speed
 from benchmarks.work import Work
 
+from tritium.backends import cpu
 from tritium.bench.benchmark import prompt_of
 from tritium.bench.figures import read_sample
 from tritium.bench.stats import Rounds
@@ -169,38 +170,55 @@ class Steps:
 
 
 def test_a_round_waits_for_calm_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, patience = Steps(monkeypatch), Patience(200.0)
-    patience.wait(("isa", 2), steps.probe(600.0, 400.0, 601.0))
-    assert patience.spent_s == 3.0
-    patience.wait(("isa", 2), steps.probe(500.0, 500.0, 590.0, 570.0, 600.0))  # 570 is short of 95 % of 601
-    assert patience.spent_s == 8.0
-    patience.wait(("isa", 1), steps.probe(300.0, 300.0, 300.0))
-    assert patience.spent_s == 11.0
-    patience.wait(
-        ("isa", 2), steps.probe(*[500.0] * 24)
-    )  # an eighth of the 189 seconds that are left, and the end of a probe
-    assert patience.spent_s == 35.0
-    Patience(0.0).wait(("isa", 2), steps.probe())
+    steps, patience, kind = Steps(monkeypatch), Patience(400.0), ("isa", 2)
+    patience.begin()
+    patience.wait(kind, steps.probe(*[600.0, 400.0, 601.0] * 33, 599.0))  # the first finds out what calm is
+    assert patience.spent_s == 100.0
+    patience.begin()
+    patience.wait(kind, steps.probe(500.0, 500.0, 590.0, 570.0, 600.0))  # 570 is short of 95 % of 601
+    assert patience.spent_s == 105.0
+    patience.wait(kind, steps.probe(*[500.0] * 70))  # a quarter of the 300 seconds that were left
+    assert patience.spent_s == 175.0
+    patience.wait(kind, steps.probe())
+    assert patience.is_out
+    Patience(0.0).wait(kind, steps.probe())
 
 
-def test_a_work_goes_on_while_its_control_disagrees_and_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    apart, alike = {"ours": [1.0, 1.2, 1.1], CONTROL: [1.0, 1.0, 1.0]}, {"ours": [1.0, 1.04], CONTROL: [1.0, 1.0]}
-    steps, patience = Steps(monkeypatch), Patience(55.0)
-    first = patience.disagreement("ours")
-    steps.now += 100.0
-    assert first(apart)  # what went before is not taken from it
-    patience.wait(("isa", 2), steps.probe(1.0, 1.0, 1.0))  # nor is what was waited taken twice
-    steps.now += 5.0
-    assert not first(alike)
-    assert patience.spent_s == 8.0
-    second = patience.disagreement("ours")
-    assert second(apart)
-    steps.now += 11.0
-    assert second(apart)
-    steps.now += 1.0
-    assert not second(apart)  # a quarter of the 47 s that were left
-    assert patience.spent_s == 20.0
-    assert not Patience(0.0).disagreement("ours")(apart)
+def test_a_round_that_others_slowed_down_does_not_count_while_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, patience, kind = Steps(monkeypatch), Patience(40.0), ("isa", 2)
+    patience.best[kind] = 600.0
+
+    def counts(*found: float) -> bool:
+        patience.wait(kind, steps.probe(600.0, 600.0, 600.0))
+        steps.now += 4.0
+        return patience.counts(kind, *found)
+
+    patience.begin()
+    assert counts(560.0, 545.0)
+    assert patience.spent_s == 3.0  # what counts takes nothing
+    assert not counts(600.0, 530.0)
+    assert patience.spent_s == 10.0
+    assert counts(100.0, 100.0)  # a quarter of the patience is spent
+    patience.begin()
+    assert not counts(500.0, 600.0)
+    assert counts(100.0, 700.0)
+    assert patience.best[kind] == 700.0
+    assert Patience(0.0).counts(kind, 1.0, 2.0)
+
+
+def test_a_run_that_is_set_aside_leaves_no_trace_in_the_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work("tg4", "decode", 4, 3, 10.0, is_controlled=False)
+    session, verdicts = Session(tmp_path, 1), iter([True, False, True, False, True])
+    monkeypatch.setattr(Patience, "counts", lambda *_: next(verdicts))
+    with Contestant("ours", "tritium", Path(DEMO), "f16").start(1, tmp_path / "log") as engine:
+        done = run_phase(session, work, {"ours": engine}, 1, cpu.isas()[0])
+    assert (done.rounds.n_rounds, done.rounds.n_set_aside) == (3, 2)
+    assert len(done.rounds.samples[NEAR]) == 3
+    sample = read_sample(tmp_path / done.receipts["ours"])
+    assert sample.receipt["tokens_per_second"] == pytest.approx(sorted(done.rounds.samples["ours"])[1], rel=1e-3)
+    assert len(sample.receipt["evidence"]["repeats"]) == 3
 
 
 def test_bandwidth_that_flips_is_no_drift() -> None:

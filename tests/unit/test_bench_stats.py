@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -104,23 +104,26 @@ def test_no_round_begins_that_would_not_end_in_time(budget_ns: int, made: int) -
     assert (rounds.n_rounds, rounds.is_cut, len(rounds.samples["a"])) == (made, made < 5, made)
 
 
-@pytest.mark.parametrize(("budget_ns", "regular"), [(10_000, 3), (250, 2)])
-def test_more_rounds_are_made_as_long_as_they_are_asked_for(budget_ns: int, regular: int) -> None:
-    clock, asked = Clock(), []
+def test_a_round_that_does_not_count_is_made_once_more_and_takes_nothing_of_the_budget() -> None:
+    clock, order = Clock(), []
+    verdicts = iter([True, False, False, True, True, False])
 
-    def measure() -> float:
-        clock.now_ns += 100
-        return 1.0
+    def measure(name: str) -> float:
+        order.append(name)
+        clock.now_ns += 50
+        return float(len(order))
 
-    def again(samples: Mapping[str, Sequence[float]]) -> bool:
-        asked.append(len(samples["a"]))
-        return len(samples["a"]) < 6
+    def counts(found: Mapping[str, float]) -> bool:
+        assert sorted(found) == ["a", "b"]
+        clock.now_ns += 7  # nor does its own time
+        return next(verdicts)
 
-    rounds = interleave({"a": measure}, n_rounds=3, budget_ns=budget_ns, again=again, clock=clock)
-    assert (rounds.n_rounds, rounds.is_cut) == (6, False)
-    assert asked == list(range(regular, 7))
-    few = interleave({"a": measure}, n_rounds=3, budget_ns=250, again=lambda samples: False, clock=clock)
-    assert (few.n_rounds, few.is_cut) == (2, True)
+    rounds = interleave(
+        {n: (lambda n=n: measure(n)) for n in "ab"}, n_rounds=5, budget_ns=307, counts=counts, clock=clock
+    )
+    assert "".join(order) == "abbababaab"
+    assert rounds.samples == {"a": [1.0, 8.0, 9.0], "b": [2.0, 7.0, 10.0]}
+    assert (rounds.n_rounds, rounds.is_cut, rounds.n_set_aside) == (3, True, 2)
 
 
 def test_what_a_round_waits_takes_nothing_of_the_budget() -> None:

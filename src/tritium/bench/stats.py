@@ -62,40 +62,48 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Raw samples by name, one a round; all of one length. ``is_cut``: the time ran out before all rounds were made."""
+    """Raw samples by name, one a round; all of one length. ``is_cut``: the time ran out before all rounds were made.
+
+    ``n_set_aside`` more were made that did not count.
+    """
 
     samples: dict[str, list[float]]
     n_rounds: int
     is_cut: bool
+    n_set_aside: int = 0
 
 
 def interleave(
     measurements: Mapping[str, Callable[[], float]], *, n_rounds: int, budget_ns: int, least: int = 1,
-    ready: Callable[[], object] | None = None, again: Callable[[Mapping[str, Sequence[float]]], bool] | None = None,
+    ready: Callable[[], object] | None = None, counts: Callable[[Mapping[str, float]], bool] | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> Rounds:  # fmt: skip
     """Take every measurement once a round, in the given order and in its reverse by turns.
 
     A further round begins only if the longest so far would still end within ``budget_ns``; ``least`` rounds are made regardless.
-    When these are over, there is another one as long as ``again`` says so of the samples. ``ready`` may wait before each round,
-    which takes nothing of the budget.
+    ``ready`` may wait before each round, and one of whose samples ``counts`` says no is made once more: neither takes anything of
+    the budget, so both have to come to an end by themselves.
     What a measurement raises ends all. Errors: ShapeError for no rounds.
     """
     if not 1 <= least <= n_rounds:
         raise ShapeError("rounds", expected=f"1 to {n_rounds} at least", got=least)
     samples: dict[str, list[float]] = {name: [] for name in measurements}
     start = clock()
-    longest = done = 0
-    while True:
-        begun = clock()
-        is_over = done >= n_rounds or (done >= least and begun - start + longest > budget_ns)
-        if is_over and not (again is not None and again(samples)):
-            return Rounds(samples, done, done < n_rounds)
+    longest = done = set_aside = 0
+    while done < n_rounds and (done < least or clock() - start + longest <= budget_ns):
+        before = clock()
         if ready is not None:
             ready()
-            start += clock() - begun
-            begun = clock()
-        for name in list(measurements) if done % 2 == 0 else reversed(list(measurements)):
-            samples[name].append(measurements[name]())
-        longest = max(longest, clock() - begun)
+        begun = clock()
+        found = {name: measurements[name]() for name in list(measurements)[:: 1 if done % 2 == 0 else -1]}
+        ended = clock()
+        if counts is not None and not counts(found):
+            set_aside += 1
+            start += clock() - before
+            continue
+        start += clock() - ended + begun - before
+        longest = max(longest, ended - begun)
+        for name, sample in found.items():
+            samples[name].append(sample)
         done += 1
+    return Rounds(samples, done, done < n_rounds, set_aside)
