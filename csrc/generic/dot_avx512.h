@@ -14,6 +14,12 @@ namespace {
   return _mm512_set1_epi32(word);
 }
 [[gnu::always_inline]] inline __m512i dot(__m512i acc, __m512i codes, __m512i a) { return _mm512_dpbusd_epi32(acc, codes, a); }
+// With the four activations at `a`, which the product takes from memory itself: one instruction less to issue if the address has no
+// index. gcc would broadcast them first.
+[[gnu::always_inline]] inline __m512i dot(__m512i acc, __m512i codes, const int8_t* a) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*reinterpret_cast<const int8_t(*)[4]>(a)));
+  return acc;
+}
 
 // int32 sums of T rows of activations × 16 rows of weights, as a tree of members: gcc keeps arrays of vectors, and chains of ten, in memory.
 template <int T>
@@ -38,7 +44,7 @@ template <int T>
 template <int T>
 [[gnu::always_inline]] inline void add_dots(Rows16<T>& s, __m512i codes, const int8_t* a, int64_t stride) {
   if constexpr (T == 1) {
-    s.sum = dot(s.sum, codes, four(a));
+    s.sum = dot(s.sum, codes, a);
   } else {
     add_dots(s.left, codes, a, stride);
     add_dots(s.right, codes, a + T / 2 * stride, stride);

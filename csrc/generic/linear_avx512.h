@@ -66,14 +66,20 @@ void finish(const __m512i* sums, int64_t n, int64_t n_panels, const Tokens& x, c
   }
 }
 
-// Few tokens, memory-bound: one panel, one stream. The four bit pairs of a byte are multiplied where they stand, as code·4^j in
-// four sums that are shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j.
+// T tokens × one panel, one stream. Bit pairs of a byte are multiplied where they stand, as code·4^j in sums of their own that are
+// shifted back at the end: |sum| ≤ 4·(K/16)·128·128 < 2³¹ for K < 2¹⁹, and exact, each a multiple of 4^j. Four sums a token while
+// registers hold them, then two: the upper pairs are shifted down. Of token t and block b the activations stand at a + t·stride + b·step.
+constexpr int64_t kWithFourSums = 6;
+
 template <int T>
-[[gnu::always_inline]] inline void dots_in_place(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t a_stride, __m512i* sums) {
+[[gnu::always_inline]] inline void dots_in_place(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t stride, int64_t step,
+                                                 __m512i* sums) {
   const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
                 mask3 = _mm512_set1_epi8(static_cast<char>(192));
+  constexpr bool has_four = T <= kWithFourSums;
   constexpr int64_t ahead = T == 1 ? 8192 : 2048;  // the faster bytes are used up, the more must be under way
-  Rows16<T> s0, s1, s2, s3;
+  Rows16<T> s0, s1;
+  Rows16<has_four ? T : 1> s2, s3;
   clear(s0);
   clear(s1);
   clear(s2);
@@ -82,27 +88,37 @@ template <int T>
   do {
     _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(block);
-    add_dots(s0, _mm512_and_si512(w, mask0), a, a_stride);
-    add_dots(s1, _mm512_and_si512(w, mask1), a + 4, a_stride);
-    add_dots(s2, _mm512_and_si512(w, mask2), a + 8, a_stride);
-    add_dots(s3, _mm512_and_si512(w, mask3), a + 12, a_stride);
+    add_dots(s0, _mm512_and_si512(w, mask0), a, stride);
+    add_dots(s1, _mm512_and_si512(w, mask1), a + 4, stride);
+    if constexpr (has_four) {
+      add_dots(s2, _mm512_and_si512(w, mask2), a + 8, stride);
+      add_dots(s3, _mm512_and_si512(w, mask3), a + 12, stride);
+      settle(s2);
+      settle(s3);
+    } else {
+      const __m512i upper = _mm512_srli_epi32(w, 4);
+      add_dots(s0, _mm512_and_si512(upper, mask0), a + 8, stride);
+      add_dots(s1, _mm512_and_si512(upper, mask1), a + 12, stride);
+    }
     settle(s0);
     settle(s1);
-    settle(s2);
-    settle(s3);
     block += kPanelBlockBytes;
-    a += kPanelDepth;
+    a += step;
   } while (block < stop);
   add_shifted(s0, s1, 2);
-  add_shifted(s0, s2, 4);
-  add_shifted(s0, s3, 6);
+  if constexpr (has_four) {
+    add_shifted(s0, s2, 4);
+    add_shifted(s0, s3, 6);
+  }
   store(s0, sums);
 }
 
-template <int T>
+// `kIsBeside`: the tokens' activations stand side by side, kPanelDepth of each, so that their addresses need no index.
+template <int T, bool kIsBeside>
 void panel_in_place(const uint8_t* block, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
   __m512i sums[T];
-  dots_in_place<T>(block, n_blocks, x.a, x.a_stride, sums);
+  fetch_outputs(x, T, 1, column);
+  dots_in_place<T>(block, n_blocks, x.a, kIsBeside ? kPanelDepth : x.a_stride, kIsBeside ? T * kPanelDepth : kPanelDepth, sums);
   finish(sums, T, 1, x, scales_w, column);
 }
 
@@ -163,34 +179,6 @@ template <int T, int P>
   }
 }
 
-// T tokens × one panel from the packed bytes: the vector units that shift and mask are not those that multiply. |sum| ≤ 256·K.
-template <int T>
-[[gnu::always_inline]] inline void dots_of_codes(const uint8_t* block, int64_t n_blocks, const int8_t* a, int64_t a_stride, __m512i* sums) {
-  const __m512i mask = _mm512_set1_epi8(3);
-  Rows16<T> s;
-  clear(s);
-  const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
-  do {
-    _mm_prefetch(reinterpret_cast<const char*>(block + 2048), _MM_HINT_T0);
-    const __m512i w = _mm512_loadu_si512(block);
-    add_dots(s, _mm512_and_si512(w, mask), a, a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 2), mask), a + 4, a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 4), mask), a + 8, a_stride);
-    add_dots(s, _mm512_and_si512(_mm512_srli_epi32(w, 6), mask), a + 12, a_stride);
-    settle(s);
-    block += kPanelBlockBytes;
-    a += kPanelDepth;
-  } while (block < stop);
-  store(s, sums);
-}
-
-template <int T>
-void panel_tile(const uint8_t* block, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
-  __m512i sums[T];
-  dots_of_codes<T>(block, n_blocks, x.a, x.a_stride, sums);
-  finish(sums, T, 1, x, scales_w, column);
-}
-
 // A byte a code: for every four columns the sixteen rows of one panel, then of the next.
 template <int P>
 constexpr int64_t kCodeBytes = 4 * P * kPanelBlockBytes;  // of a block of P panels
@@ -217,8 +205,8 @@ template <int j, int P>
 }
 
 // T tokens × P panels, `panel_bytes` apart, from the packed bytes. The next ones come to the second-level cache meanwhile. Shifts and
-// masks take time of the vector units that multiply, too: what they make is kept in `codes` if tiles follow.
-template <int T, int P, bool kIsKept>
+// masks take time of the vector units that multiply, too: what they make is kept in `codes` for the tiles that follow.
+template <int T, int P>
 void packed_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
                  int64_t column) {
   Grid<T, P> s;
@@ -234,7 +222,7 @@ void packed_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, ui
     const auto add = [&]<int j>() __attribute__((always_inline)) {
       Rows16<P> four;
       take_codes<j>(four, bytes);
-      if constexpr (kIsKept) store(four, reinterpret_cast<__m512i*>(codes + kCodeBytes<P> / 4 * j));
+      store(four, reinterpret_cast<__m512i*>(codes + kCodeBytes<P> / 4 * j));
       add_dots(s, four, a + 4 * j, x.a_stride);
     };
     add.template operator()<0>();
@@ -295,29 +283,28 @@ KERNEL_FUNCTION(i2s_gemv) {
   const Panels panels(call.weights[0]);
   int32_t total;
   const Tokens x = tokens_of(call, 0, 1, panels.n_blocks, &total);
-  for (int64_t p = begin; p < end; ++p) panel_in_place<1>(panels.panel(p), panels.n_blocks, x, panels.scales + p, kPanelRows * p);
+  for (int64_t p = begin; p < end; ++p) panel_in_place<1, true>(panels.panel(p), panels.n_blocks, x, panels.scales + p, kPanelRows * p);
   count_linear(call, panels, begin, end, work);
 }
 
 // Activations of so many tokens, or of so many bytes, stay in the second-level cache beside the codes while a range's panels pass.
-// 24 sums leave 8 registers: a tile is at most 12 tokens × 2 panels, which reads the fewest bytes, or 6 × 4, the fewest times. Where
+// 24 sums leave 8 registers: a tile is at most 12 tokens of one panel, which reads the fewest bytes, or 6 × 4, the fewest times. Where
 // codes are read again and again the latter is better: who shares a core takes loads before products.
 constexpr int64_t kTokens = 132, kTokenBytes = 1 << 19;
 constexpr int64_t kTile = 12, kTileOfFour = 6;
-constexpr int64_t kInPlace = 6;  // tokens whose sums, four each, stay in registers
 
 using Tile = void (*)(const uint8_t*, int64_t, const Tokens&, const float*, int64_t);
 using PackedTile = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, const Tokens&, const float*, int64_t);
-constexpr Tile kSingle[] = {panel_in_place<1>, panel_in_place<2>, panel_in_place<3>, panel_in_place<4>,
-                            panel_in_place<5>, panel_in_place<6>, panel_tile<7>,     panel_tile<8>,
-                            panel_tile<9>,     panel_tile<10>,    panel_tile<11>,    panel_tile<12>};
-constexpr int64_t kLeastOfPair = 6, kLeastOfFour = 4;
-constexpr PackedTile kPair[] = {packed_tile<6, 2, false>,  packed_tile<7, 2, false>,  packed_tile<8, 2, false>, packed_tile<9, 2, false>,
-                                packed_tile<10, 2, false>, packed_tile<11, 2, false>, packed_tile<12, 2, false>};
-constexpr PackedTile kFour[] = {packed_tile<4, 4, true>, packed_tile<5, 4, true>, packed_tile<6, 4, true>};
+template <bool kIsBeside>
+constexpr Tile kSingle[] = {panel_in_place<1, kIsBeside>,  panel_in_place<2, kIsBeside>,  panel_in_place<3, kIsBeside>,
+                            panel_in_place<4, kIsBeside>,  panel_in_place<5, kIsBeside>,  panel_in_place<6, kIsBeside>,
+                            panel_in_place<7, kIsBeside>,  panel_in_place<8, kIsBeside>,  panel_in_place<9, kIsBeside>,
+                            panel_in_place<10, kIsBeside>, panel_in_place<11, kIsBeside>, panel_in_place<12, kIsBeside>};
+constexpr int64_t kLeastOfFour = 4;
+constexpr PackedTile kFour[] = {packed_tile<4, 4>, packed_tile<5, 4>, packed_tile<6, 4>};
 constexpr Tile kFourOfCodes[] = {codes_tile<4, 4>, codes_tile<5, 4>, codes_tile<6, 4>};
 
-// All tokens × 1, 2 or 4 panels side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens, or 4.
+// All tokens × 1 or 4 panels side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens, or 4.
 void multiply(const Panels& panels, int64_t p, int64_t n_panels, uint8_t* codes, int64_t n, const Tokens& x) {
   const int64_t most = n_panels == 4 ? kTileOfFour : kTile, n_tiles = (n + most - 1) / most, column = kPanelRows * p;
   const uint8_t* panel = panels.panel(p);
@@ -325,9 +312,7 @@ void multiply(const Panels& panels, int64_t p, int64_t n_panels, uint8_t* codes,
   for (int64_t i = 0; i < n_tiles; ++i) {
     const int64_t t = tile_start(i, n, n_tiles), width = tile_start(i + 1, n, n_tiles) - t;
     if (n_panels == 1) {
-      kSingle[width - 1](panel, panels.n_blocks, x.at(t), scales, column);
-    } else if (n_panels == 2) {
-      kPair[width - kLeastOfPair](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
+      kSingle<false>[width - 1](panel, panels.n_blocks, x.at(t), scales, column);
     } else if (i == 0) {
       kFour[width - kLeastOfFour](panel, panels.bytes, panels.n_blocks, codes, x.at(t), scales, column);
     } else {
@@ -336,34 +321,46 @@ void multiply(const Panels& panels, int64_t p, int64_t n_panels, uint8_t* codes,
   }
 }
 
+// Few tokens, at most a tile: memory or the instructions that can be issued bound the speed. Their activations stand side by side in
+// `beside`, and each panel is one stream.
+void multiply_few(const Panels& panels, int64_t begin, int64_t end, int8_t* beside, int64_t n, Tokens x) {
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t b = 0; b < panels.n_blocks; ++b) {
+      const auto* a = reinterpret_cast<const __m128i*>(x.a + t * x.a_stride + kPanelDepth * b);
+      _mm_store_si128(reinterpret_cast<__m128i*>(beside + (b * n + t) * kPanelDepth), _mm_loadu_si128(a));
+    }
+  }
+  x.a = beside;
+  for (int64_t p = begin; p < end; ++p) kSingle<true>[n - 1](panels.panel(p), panels.n_blocks, x, panels.scales + p, kPanelRows * p);
+}
+
 // Several tokens. Panels come from memory once if the range's bytes fit the cache, else once for every chunk of tokens.
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
-  const bool has_room = panels.n_blocks * kCodeBytes<4> <= call.scratch_floats * static_cast<int64_t>(sizeof(float));
-  const int64_t near = std::clamp(kTokenBytes / (kPanelDepth * panels.n_blocks) / kTile * kTile, 4 * kTile, kTokens);
+  const int64_t room = call.scratch_floats * static_cast<int64_t>(sizeof(float)), depth = kPanelDepth * panels.n_blocks;
+  const bool has_room = panels.n_blocks * kCodeBytes<4> <= room;
+  const int64_t near = std::clamp(kTokenBytes / depth / kTile * kTile, 4 * kTile, kTokens);
   const int64_t n_chunks = (call.t + near - 1) / near;
   for (int64_t c = 0; c < n_chunks; ++c) {
     const int64_t first = tile_start(c, call.t, n_chunks), n = tile_start(c + 1, call.t, n_chunks) - first;
     int32_t totals[kTokens];
     const Tokens x = tokens_of(call, first, n, panels.n_blocks, totals);
-    // One panel, one stream while memory bounds the speed; several, each activation for all, where products do.
+    if (n <= kTile && n * depth <= room) {
+      multiply_few(panels, begin, end, reinterpret_cast<int8_t*>(call.scratch), n, x);
+      continue;
+    }
     for (int64_t p = begin, n_panels; p < end; p += n_panels) {
-      n_panels = n > kTile && has_room && p + 3 < end ? 4 : n > kInPlace && p + 1 < end ? 2 : 1;
+      n_panels = n > kTile && has_room && p + 3 < end ? 4 : 1;
       multiply(panels, p, n_panels, reinterpret_cast<uint8_t*>(call.scratch), n, x);
     }
   }
   count_linear(call, panels, begin, end, work);
 }
 
-// A group of a panel × T tokens: few from the bytes as they stand.
+// A group of a panel × T tokens.
 template <int T>
 void group_tile(const uint8_t* codes, const int8_t* a, int64_t stride, int32_t* sums) {
-  auto* vectors = reinterpret_cast<__m512i*>(sums);
-  if constexpr (T <= kInPlace) {
-    dots_in_place<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);
-  } else {
-    dots_of_codes<T>(codes, ScaledPanels::kBlocks, a, stride, vectors);
-  }
+  dots_in_place<T>(codes, ScaledPanels::kBlocks, a, stride, kPanelDepth, reinterpret_cast<__m512i*>(sums));
 }
 constexpr GroupTile kGroupTiles[] = {group_tile<1>, group_tile<2>, group_tile<3>, group_tile<4>,  group_tile<5>,  group_tile<6>,
                                      group_tile<7>, group_tile<8>, group_tile<9>, group_tile<10>, group_tile<11>, group_tile<12>};

@@ -118,7 +118,7 @@ MORE_MUTANTS = {
     ),
     "logical_shift_of_negative_sums": Mutant(
         "avx512vnni", "generic/dot_avx512.h", "_mm512_srai_epi32(planes.sum", "_mm512_srli_epi32(planes.sum",
-        LINEARS | TRITS | GROUPS,
+        LINEARS | GROUPS,
     ),
     "products_of_scales_last": Mutant(
         "avx2", "generic/groups.h", "(from_i32(sums) - splat(total)) * (splat(scale) * scales_w)",
@@ -133,6 +133,13 @@ MORE_MUTANTS = {
     "codes_kept_in_each_others_place": Mutant(
         "avx512vnni", "generic/linear_avx512.h", "(codes + kCodeBytes<P> / 4 * j));", "(codes + kCodeBytes<P> / 4 * (j ^ 1)));",
         {"i2s_gemm"},
+    ),
+    "upper_bit_pairs_not_shifted_down": Mutant(
+        "avx512vnni", "generic/linear_avx512.h", "_mm512_srli_epi32(w, 4)", "_mm512_srli_epi32(w, 2)",
+        {"i2s_gemm", "i2s_groups_gemm"},
+    ),
+    "tokens_in_each_others_place": Mutant(
+        "avx512vnni", "generic/linear_avx512.h", "(b * n + t) * kPanelDepth", "(b * n + n - 1 - t) * kPanelDepth", {"i2s_gemm"},
     ),
     "lower_bit_pairs_of_columns_left_in": Mutant(
         "avx512vnni", "generic/sparse.h", "if (pair > 0) sums -= lower;", "", {"i2s_columns_gemv", "i2s_columns_gemm"},
@@ -219,11 +226,18 @@ def test_right_kernels_pass(workshop: Workshop, isa: str) -> None:
 
 
 @pytest.mark.skipif("avx512vnni" not in isas(), reason="avx512vnni does not run here")
-def test_digits_are_right_without_byte_permutes(workshop: Workshop) -> None:
-    """A processor that has them takes 1.6-bit panels apart the other way: what the older ones run is tested there, too."""
-    asks, unit = "if (has_byte_permutes())", "isa/avx512vnni.cpp"
-    changed = workshop.compile("generic/trits_avx512.h", asks, "if (has_byte_permutes() && false)", unit=unit)
-    assert rejected(workshop.link_with("remainders", workshop.permissive, changed), "avx512vnni") == set()
+@pytest.mark.parametrize(
+    ("file", "asks", "never"),
+    [
+        ("generic/trits_avx512.h", "if (has_byte_permutes())", "if (has_byte_permutes() && false)"),
+        ("generic/linear_avx512.h", "n * depth <= room", "n * depth < 0"),
+    ],
+    ids=["byte permutes", "room"],
+)
+def test_results_are_right_without(workshop: Workshop, file: str, asks: str, never: str) -> None:
+    """A processor with byte permutes takes 1.6-bit panels apart the other way, and only rows beyond 2^16 leave no room for tokens."""
+    changed = workshop.compile(file, asks, never, unit="isa/avx512vnni.cpp")
+    assert rejected(workshop.link_with("without", workshop.permissive, changed), "avx512vnni") == set()
 
 
 @pytest.mark.nightly
