@@ -235,7 +235,7 @@ def test_right_kernels_pass(workshop: Workshop, isa: str) -> None:
     ids=["byte permutes", "room"],
 )
 def test_results_are_right_without(workshop: Workshop, file: str, asks: str, never: str) -> None:
-    """A processor with byte permutes takes 1.6-bit panels apart the other way, and only rows beyond 2^16 leave no room for tokens."""
+    """Byte permutes take 1.6-bit panels apart another way, and rows beyond 2^16 leave no room for activations side by side."""
     changed = workshop.compile(file, asks, never, unit="isa/avx512vnni.cpp")
     assert rejected(workshop.link_with("without", workshop.permissive, changed), "avx512vnni") == set()
 
