@@ -96,8 +96,8 @@ $(ZIG)/.stamp: Makefile
 	@touch $@
 
 # Limits, ours and peers in one run: about 15 minutes after the files (5.9 GB in build/bench) are there, up to 4 more on a loud
-# machine, or PATIENCE=SECONDS. Peers run where their environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval` installs
-# transformers. Kernels alone come last.
+# machine, or PATIENCE=SECONDS. Peers run where their environments exist: `make bench-peers` compiles llama.cpp twice, `make crossval`
+# installs transformers. Kernels alone come last.
 bench: build
 	$(PY) -m benchmarks --llama-cpp $(LLAMA_CPP) --llama-cpp-avx2 $(LLAMA_CPP_AVX2) --transformers $(PEERS)/bin/python \
 	  $(if $(TEXT),--text $(TEXT)) $(if $(PATIENCE),--patience $(PATIENCE))

@@ -180,8 +180,8 @@ template <int T, int P>
 }
 
 // A byte a code: for every four columns the sixteen rows of one panel, then of the next.
-template <int P>
-constexpr int64_t kCodeBytes = 4 * P * kPanelBlockBytes;  // of a block of P panels
+constexpr int kQuad = 4;  // panels of a tile, whose codes stand side by side
+constexpr int64_t kCodeBytes = 4 * kQuad * kPanelBlockBytes;  // of a block of each
 
 // P vectors, `step` bytes apart.
 template <int P>
@@ -204,25 +204,25 @@ template <int j, int P>
   }
 }
 
-// T tokens × P panels, `panel_bytes` apart, from the packed bytes. The next ones come to the second-level cache meanwhile. Shifts and
+// T tokens × kQuad panels, `panel_bytes` apart, from the packed bytes. The next ones come to the second-level cache meanwhile. Shifts and
 // masks take time of the vector units that multiply, too: what they make is kept in `codes` for the tiles that follow.
-template <int T, int P>
+template <int T>
 void packed_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, uint8_t* codes, const Tokens& x, const float* scales_w,
                  int64_t column) {
-  Grid<T, P> s;
+  Grid<T, kQuad> s;
   clear(s);
-  fetch_outputs(x, T, P, column);
+  fetch_outputs(x, T, kQuad, column);
   const int8_t* a = x.a;
   const uint8_t* stop = block + kPanelBlockBytes * n_blocks;
   do {
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) _mm_prefetch(reinterpret_cast<const char*>(block + (P + p) * panel_bytes), _MM_HINT_T1);
-    Rows16<P> bytes;
+    for (int p = 0; p < kQuad; ++p) _mm_prefetch(reinterpret_cast<const char*>(block + (kQuad + p) * panel_bytes), _MM_HINT_T1);
+    Rows16<kQuad> bytes;
     load(bytes, block, panel_bytes);
     const auto add = [&]<int j>() __attribute__((always_inline)) {
-      Rows16<P> four;
+      Rows16<kQuad> four;
       take_codes<j>(four, bytes);
-      store(four, reinterpret_cast<__m512i*>(codes + kCodeBytes<P> / 4 * j));
+      store(four, reinterpret_cast<__m512i*>(codes + kCodeBytes / 4 * j));
       add_dots(s, four, a + 4 * j, x.a_stride);
     };
     add.template operator()<0>();
@@ -231,36 +231,36 @@ void packed_tile(const uint8_t* block, int64_t panel_bytes, int64_t n_blocks, ui
     add.template operator()<3>();
     settle(s);
     block += kPanelBlockBytes;
-    codes += kCodeBytes<P>;
+    codes += kCodeBytes;
     a += kPanelDepth;
   } while (block < stop);
-  __m512i sums[T * P];
+  __m512i sums[T * kQuad];
   store(s, sums);
-  finish(sums, T, P, x, scales_w, column);
+  finish(sums, T, kQuad, x, scales_w, column);
 }
 
-// T tokens × P panels from their codes.
-template <int T, int P>
+// T tokens × kQuad panels from their codes.
+template <int T>
 void codes_tile(const uint8_t* codes, int64_t n_blocks, const Tokens& x, const float* scales_w, int64_t column) {
-  Grid<T, P> s;
+  Grid<T, kQuad> s;
   clear(s);
-  fetch_outputs(x, T, P, column);
+  fetch_outputs(x, T, kQuad, column);
   const int8_t* a = x.a;
-  const uint8_t* stop = codes + kCodeBytes<P> * n_blocks;
+  const uint8_t* stop = codes + kCodeBytes * n_blocks;
   do {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      Rows16<P> four;
-      load(four, codes + kCodeBytes<P> / 4 * j, kPanelBlockBytes);
+      Rows16<kQuad> four;
+      load(four, codes + kCodeBytes / 4 * j, kPanelBlockBytes);
       add_dots(s, four, a + 4 * j, x.a_stride);
     }
     settle(s);
-    codes += kCodeBytes<P> / 2;
+    codes += kCodeBytes / 2;
     a += kPanelDepth / 2;
   } while (codes < stop);
-  __m512i sums[T * P];
+  __m512i sums[T * kQuad];
   store(s, sums);
-  finish(sums, T, P, x, scales_w, column);
+  finish(sums, T, kQuad, x, scales_w, column);
 }
 
 // n tokens of a call from `first` on, with Σ a of each in `totals`.
@@ -301,12 +301,12 @@ constexpr Tile kSingle[] = {panel_in_place<1, kIsBeside>,  panel_in_place<2, kIs
                             panel_in_place<7, kIsBeside>,  panel_in_place<8, kIsBeside>,  panel_in_place<9, kIsBeside>,
                             panel_in_place<10, kIsBeside>, panel_in_place<11, kIsBeside>, panel_in_place<12, kIsBeside>};
 constexpr int64_t kLeastOfFour = 4;
-constexpr PackedTile kFour[] = {packed_tile<4, 4>, packed_tile<5, 4>, packed_tile<6, 4>};
-constexpr Tile kFourOfCodes[] = {codes_tile<4, 4>, codes_tile<5, 4>, codes_tile<6, 4>};
+constexpr PackedTile kFour[] = {packed_tile<4>, packed_tile<5>, packed_tile<6>};
+constexpr Tile kFourOfCodes[] = {codes_tile<4>, codes_tile<5>, codes_tile<6>};
 
-// All tokens × 1 or 4 panels side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens, or 4.
+// All tokens × 1 or kQuad panels side by side. Tiles are of nearly equal size, so none of several has fewer than 6 tokens, or 4.
 void multiply(const Panels& panels, int64_t p, int64_t n_panels, uint8_t* codes, int64_t n, const Tokens& x) {
-  const int64_t most = n_panels == 4 ? kTileOfFour : kTile, n_tiles = (n + most - 1) / most, column = kPanelRows * p;
+  const int64_t most = n_panels == kQuad ? kTileOfFour : kTile, n_tiles = (n + most - 1) / most, column = kPanelRows * p;
   const uint8_t* panel = panels.panel(p);
   const float* scales = panels.scales + p;
   for (int64_t i = 0; i < n_tiles; ++i) {
@@ -338,7 +338,7 @@ void multiply_few(const Panels& panels, int64_t begin, int64_t end, int8_t* besi
 KERNEL_FUNCTION(i2s_gemm) {
   const Panels panels(call.weights[0]);
   const int64_t room = call.scratch_floats * static_cast<int64_t>(sizeof(float)), depth = kPanelDepth * panels.n_blocks;
-  const bool has_room = panels.n_blocks * kCodeBytes<4> <= room;
+  const bool has_room = panels.n_blocks * kCodeBytes <= room;
   const int64_t near = std::clamp(kTokenBytes / depth / kTile * kTile, 4 * kTile, kTokens);
   const int64_t n_chunks = (call.t + near - 1) / near;
   for (int64_t c = 0; c < n_chunks; ++c) {
@@ -350,7 +350,7 @@ KERNEL_FUNCTION(i2s_gemm) {
       continue;
     }
     for (int64_t p = begin, n_panels; p < end; p += n_panels) {
-      n_panels = n > kTile && has_room && p + 3 < end ? 4 : 1;
+      n_panels = n > kTile && has_room && p + kQuad <= end ? kQuad : 1;
       multiply(panels, p, n_panels, reinterpret_cast<uint8_t*>(call.scratch), n, x);
     }
   }

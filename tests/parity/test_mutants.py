@@ -131,7 +131,7 @@ MORE_MUTANTS = {
         "avx512vnni", "generic/linear_avx512.h", "(s.right, codes.right, a)", "(s.right, codes.left, a)", {"i2s_gemm"},
     ),
     "codes_kept_in_each_others_place": Mutant(
-        "avx512vnni", "generic/linear_avx512.h", "(codes + kCodeBytes<P> / 4 * j));", "(codes + kCodeBytes<P> / 4 * (j ^ 1)));",
+        "avx512vnni", "generic/linear_avx512.h", "(codes + kCodeBytes / 4 * j));", "(codes + kCodeBytes / 4 * (j ^ 1)));",
         {"i2s_gemm"},
     ),
     "upper_bit_pairs_not_shifted_down": Mutant(
