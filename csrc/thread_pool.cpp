@@ -8,9 +8,25 @@ namespace tritium {
 
 namespace {
 
-// About what it costs to sleep and be woken: spinning that long, then sleeping, is at most twice as slow as knowing beforehand.
-constexpr uint64_t kLongestSpinNs = 30'000;
-constexpr uint64_t kShortestSpinNs = 1'000;
+// How long a thread looks for what it waits for before it sleeps: about what it may cost to be woken. A virtual machine's idle core
+// looks taken to Linux, which then puts the woken thread behind the one that woke it, for milliseconds, while the other core idles.
+constexpr uint64_t kAwakeNs = 2'000'000;
+// How long of that it keeps its core to itself. After that it offers it to others between looks: those may be what it waits for.
+constexpr uint64_t kSpinNs = 30'000;
+
+template <class Ready>
+void wait(const std::atomic<uint32_t>& word, Ready ready) {
+  constexpr int kLooks = 32;  // between two readings of the clock
+  const uint64_t start = now_ns();
+  for (uint64_t waited = 0; waited < kAwakeNs; waited = now_ns() - start) {
+    if (waited > kSpinNs) std::this_thread::yield();
+    for (int i = 0; i < kLooks; ++i) {
+      if (ready(word.load(std::memory_order_acquire))) return;
+      cpu_relax();
+    }
+  }
+  for (uint32_t value; !ready(value = word.load(std::memory_order_acquire));) word.wait(value, std::memory_order_acquire);
+}
 
 // Shares that a thread looks at for work: looking at all would cost a large machine more than it gains. The caller sees them all.
 constexpr int kNeighbors = 8;
@@ -28,11 +44,8 @@ int checked_size(int n_threads) {
 ThreadPool::ThreadPool(int n_threads)
     : n_threads_(checked_size(n_threads)),
       process_(process_id()),
-      // With more workers than cores a spinning one keeps another from running.
-      longest_spin_ns_(n_threads <= available_cpus() ? kLongestSpinNs : kShortestSpinNs),
       workers_(static_cast<size_t>(n_threads)),
       threads_(new std::vector<std::thread>) {
-  for (Worker& w : workers_) w.spin_ns = longest_spin_ns_;
   try {
     threads_->reserve(static_cast<size_t>(n_threads - 1));
     without_signals([&] {
@@ -70,7 +83,7 @@ void ThreadPool::run_loop(const Loop& loop) {
   work(0, n_threads_);
   // Everything is taken; what is not done is in the hands of those inside.
   if (inside_.fetch_or(kClosed, std::memory_order_acq_rel) != 0) {
-    wait(inside_, workers_[0], [](uint32_t inside) { return inside == kClosed; });
+    wait(inside_, [](uint32_t inside) { return inside == kClosed; });
   }
 }
 
@@ -78,7 +91,7 @@ void ThreadPool::serve(int worker) {
   const FloatEnvironment environment;
   uint32_t seen = 0;
   for (;;) {
-    wait(loops_, workers_[static_cast<size_t>(worker)], [&](uint32_t loops) { return loops != seen; });
+    wait(loops_, [&](uint32_t loops) { return loops != seen; });
     seen = loops_.load(std::memory_order_acquire);
     if (stopping_.load(std::memory_order_relaxed)) return;
     if (!enter()) continue;
@@ -112,29 +125,6 @@ void ThreadPool::work(int worker, int n_shares_seen) {
       if (begin < n) loop_.body(loop_.context, worker, first + begin, first + std::min(begin + d.chunk, n));
     }
   }
-}
-
-// Spins for a while, then sleeps. The while is the longest after spinning has paid and halves each time that it has not: where the
-// others have cores of their own they come soon, where they wait for this one they only come when it is given up.
-template <class Ready>
-void ThreadPool::wait(const std::atomic<uint32_t>& word, Worker& waiter, Ready ready) const {
-  constexpr int kLooks = 32;  // between two readings of the clock
-  const auto come = [&] {
-    for (int i = 0; i < kLooks; ++i) {
-      if (ready(word.load(std::memory_order_acquire))) return true;
-      cpu_relax();
-    }
-    return false;
-  };
-  const uint64_t start = now_ns();
-  do {
-    if (come()) {
-      waiter.spin_ns = longest_spin_ns_;
-      return;
-    }
-  } while (now_ns() - start < waiter.spin_ns);
-  waiter.spin_ns = std::max(waiter.spin_ns / 2, kShortestSpinNs);
-  for (uint32_t value; !ready(value = word.load(std::memory_order_acquire));) word.wait(value, std::memory_order_acquire);
 }
 
 }  // namespace tritium

@@ -57,7 +57,6 @@ class ThreadPool {
   };
   struct alignas(kAlignment) Worker {
     std::atomic<int64_t> taken{0};  // of its share, by itself and others
-    uint64_t spin_ns = 0;
   };
 
   static constexpr uint32_t kClosed = uint32_t{1} << 31;
@@ -68,12 +67,9 @@ class ThreadPool {
   bool enter();
   void leave();
   void stop();
-  template <class Ready>
-  void wait(const std::atomic<uint32_t>& word, Worker& waiter, Ready ready) const;
 
   const int n_threads_;
   const int64_t process_;
-  const uint64_t longest_spin_ns_;
   Loop loop_{};
   std::vector<Worker> workers_;
   std::vector<std::thread>* threads_;  // leaked in a child process, where joining them would hang

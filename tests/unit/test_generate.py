@@ -319,7 +319,7 @@ def test_a_layer_of_a_token_has_few_barriers(tmp_path: Path, name: str, sparsity
 
 def test_nobody_is_busy_while_nothing_is_asked(model: tritium.Model) -> None:
     model.generate("The heart", max_tokens=4)
-    time.sleep(0.05)  # threads look for work for some microseconds before they sleep
+    time.sleep(0.05)  # threads look for work for some milliseconds before they sleep
     before = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - before < 0.02

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,20 +77,20 @@ def test_a_senseless_number_of_threads_is_refused(n_threads: int) -> None:
 
 
 def test_programs_come_and_go_with_their_threads() -> None:
-    before = threads_of_this_process()
+    before = len(threads_of_this_process())
     for n_threads in (2, 7, 3):
         linear = Linear(n_threads)
         assert linear.right()
-        assert threads_of_this_process() == before + n_threads - 1
+        assert len(threads_of_this_process()) == before + n_threads - 1
         del linear
-        assert threads_of_this_process() == before
+        assert len(threads_of_this_process()) == before
 
 
-def threads_of_this_process() -> int:
+def threads_of_this_process() -> list[str]:
     tasks = "/proc/self/task"
     if not os.path.isdir(tasks):
         pytest.skip("the system does not list a process's threads")
-    return len(os.listdir(tasks))
+    return os.listdir(tasks)
 
 
 def test_programs_side_by_side() -> None:
@@ -102,6 +103,25 @@ def test_a_step_after_a_pause_long_enough_to_sleep() -> None:
     for _ in range(3):
         time.sleep(0.02)
         assert linear.right()
+
+
+def test_threads_stay_awake_between_steps() -> None:
+    before = set(threads_of_this_process())
+    linear = Linear(2)
+    (worker,) = set(threads_of_this_process()) - before
+    n_steps, slept = 200, -times_asleep(worker)
+    for _ in range(n_steps):
+        assert linear.step() == 0
+        until = time.perf_counter() + 2e-4
+        while time.perf_counter() < until:
+            pass
+    assert slept + times_asleep(worker) < n_steps / 4
+
+
+def times_asleep(thread: str) -> int:
+    """How often a thread of this process gave its core up because it had nothing to do."""
+    status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
 
 
 def in_child(work: Any) -> int:
