@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,6 @@ PROBE_BYTES = 256 << 20  # most of the time of a probe goes into getting the mem
 CHECK_TOKENS = 24  # two full tiles
 OPS_TOKENS = 16
 WARM_TOKENS = 16
-SETTLE_S = 0.03  # lets the threads of the one before go to sleep
 RECEIPTS = "receipts"
 
 
@@ -123,18 +121,29 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
         F32_PEAK: lambda: cpu.f32_peak(isa, n_threads),
     }
+    others = [0.0]
     if STAT.is_file():
-        tasks[BUSY] = others_percent
+        tasks[BUSY] = lambda: others[0]
     near, patience, kind = probe(isa, n_threads), session.patience, (isa, n_threads)
+
+    def ready() -> None:
+        if BUSY in tasks:
+            others[0] = others_percent()
+        patience.wait(kind, near)
+
+    def turn(engine: Engine, answers: dict[str, dict[str, Any]], keep: str | None) -> float:
+        near()  # the threads of the one before go to sleep, and the cores stay busy: idle ones may come back beside others' work
+        return speed(engine, work, answers, keep)
+
     keys = {name: slug(work.name, name, isa, n_threads) for name in taken}
     for i, (name, engine) in enumerate(taken.items()):
         if not work.is_fresh:
             speed(engine, replace(work, tokens=min(work.tokens, WARM_TOKENS)), {}, None)
-        tasks[name] = partial(speed, engine, work, answers, keys[name])
+        tasks[name] = partial(turn, engine, answers, keys[name])
         if i == (len(taken) - 1) // 2:
             tasks[NEAR] = near
     if work.is_controlled:
-        tasks[CONTROL] = partial(speed, next(iter(taken.values())), work, {}, None)
+        tasks[CONTROL] = partial(turn, next(iter(taken.values())), {}, None)
     say(f"{work.name}, {isa}, {n_threads} threads: {len(taken)} engines")
 
     def counts(found: Mapping[str, float]) -> bool:
@@ -148,7 +157,7 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
     patience.begin()
     rounds = interleave(
         tasks, n_rounds=work.n_rounds, budget_ns=int(1e9 * work.budget_s), least=work.least,
-        ready=partial(patience.wait, kind, near), counts=counts,
+        ready=ready, counts=counts,
     )  # fmt: skip
     loads = {name: load for name, engine in taken.items() if (load := load_of(engine, work, answers, taken))}
     heads = {name: engine.contestant.head for name, engine in taken.items()}
@@ -159,7 +168,6 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
 
 def speed(engine: Engine, work: Work, answers: dict[str, dict[str, Any]], keep: str | None) -> float:
     """Tokens a second of one run; the answer stays in ``answers``."""
-    time.sleep(SETTLE_S)
     c, n = engine.contestant, work.tokens
     recorded: dict[str, Any] = {} if c.is_peer or keep is None else {"keep": keep}
     if work.kind == "batch":
