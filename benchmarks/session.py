@@ -121,14 +121,14 @@ def run_phase(session: Session, work: Work, running: dict[str, Engine], n_thread
         PEAK: lambda: cpu.int8_peak(isa, n_threads),
         F32_PEAK: lambda: cpu.f32_peak(isa, n_threads),
     }
-    others = [0.0]
+    others: list[float] = []
     if STAT.is_file():
-        tasks[BUSY] = lambda: others[0]
+        tasks[BUSY] = others.pop
     near, patience, kind = probe(isa, n_threads), session.patience, (isa, n_threads)
 
     def ready() -> None:
         if BUSY in tasks:
-            others[0] = others_percent()
+            others.append(others_percent())
         patience.wait(kind, near)
 
     def turn(engine: Engine, answers: dict[str, dict[str, Any]], keep: str | None) -> float:

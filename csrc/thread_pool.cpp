@@ -8,8 +8,8 @@ namespace tritium {
 
 namespace {
 
-// How long a thread looks for what it waits for before it sleeps: about what it may cost to be woken. A virtual machine's idle core
-// looks taken to Linux, which then puts the woken thread behind the one that woke it, for milliseconds, while the other core idles.
+// How long a thread looks for what it waits for before it sleeps: about what it may cost to be woken. On virtual machines Linux was seen
+// to leave a woken thread waiting for milliseconds for the core of the one that woke it, while another core idled.
 constexpr uint64_t kAwakeNs = 2'000'000;
 // How long of that it keeps its core to itself. After that it offers it to others between looks: those may be what it waits for.
 constexpr uint64_t kSpinNs = 30'000;
