@@ -1,8 +1,8 @@
 """Write docs/performance.md and its picture from the results of a run in docs/baselines.
 
 ``--publish FOLDER`` first takes the results and receipts of a run over, into the folder of their date; ``--check`` only compares
-the page with what its results give. Nothing on the page is written by hand but its last section, ``method.md`` and,
-of runs that waited for calm, ``waiting.md``.
+the page with what its results give. The page is that of the newest run; of other machines it shows the targets. Nothing on it is
+written by hand but its last section, ``method.md`` and, of runs that waited for calm, ``waiting.md``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 from benchmarks import results
 from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, NEAR, PEAK, Phase, made
 from benchmarks.rows import STATISTICS_TOKENS
-from benchmarks.session import OPS_TOKENS
+from benchmarks.session import OPS_TOKENS, slug
 from benchmarks.targets import Run, targets
 from benchmarks.work import LONG_CONTEXT
 from tritium.bench.figures import REQUIRED, digits, read_sample
 from tritium.bench.stats import Summary, summarize
 from tritium.errors import FormatError
-from tritium.receipts import jcs
+from tritium.receipts import jcs, strict_json
 from tritium.receipts.files import write_text
 
 BASELINES = Path("docs/baselines")
@@ -44,7 +44,7 @@ LIMITS = {
 
 
 def publish(folder: Path, root: Path) -> Path:
-    """Copy results and accepted receipts into the folder of their date, in place of another run of that day; the copy's results.
+    """Copy results and accepted receipts into the folder of their date, in place of that machine's earlier ones; the copy.
 
     Errors: OSError; FormatError for what are no results, and for a receipt that is not the one of the results.
     """
@@ -57,18 +57,26 @@ def publish(folder: Path, root: Path) -> Path:
             raise FormatError("a receipt of the results", where=name, expected=row["receipt_id"], got=found)
         if sample.problem is None:
             receipts[name] = sample.receipt
-    target = root / BASELINES / str(data["date"]) / "bench"
-    shutil.rmtree(target, ignore_errors=True)
+    machine = slug("bench", data["machine"]["cpu"] or "unnamed CPU", data["machine"]["n_cpus"])
+    for earlier in (root / BASELINES).glob(f"*/{machine}"):
+        shutil.rmtree(earlier)
+    target = root / BASELINES / str(data["date"]) / machine
     for name, receipt in receipts.items():
         write_text(target / name, json.dumps(receipt, separators=(",", ":"), ensure_ascii=False) + "\n")
     write_text(target / "results.json", json.dumps(data, separators=(",", ":"), ensure_ascii=False) + "\n")
     return target / "results.json"
 
 
-def newest(root: Path) -> Path | None:
-    """The results of the last date, None before there are any."""
-    found = sorted((root / BASELINES).glob("*/bench/results.json"))
-    return found[-1] if found else None
+def published(root: Path) -> list[Path]:
+    """The results of every machine, the newest run last: of two of a day the one with the last receipt."""
+
+    def moment(path: Path) -> tuple[str, str]:
+        data = results.read(path)
+        receipts = [path.parent / name for name in data["receipts"]]
+        stamps = [str(strict_json.loads(one.read_bytes())["timestamp"]) for one in receipts if one.is_file()]
+        return str(data["date"]), max(stamps, default="")
+
+    return sorted((root / BASELINES).glob("*/bench-*/results.json"), key=moment)
 
 
 def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -86,13 +94,17 @@ def told(summary: Summary | None) -> str:
 
 
 class Page:
-    """The page of one run. ``path`` is its results file, below ``root``, which links and evidence start from."""
+    """The page of one run. ``path`` is its results file, below ``root``, which links and evidence start from.
 
-    def __init__(self, path: Path, root: Path) -> None:
+    ``others`` are those of other machines.
+    """
+
+    def __init__(self, path: Path, root: Path, others: Sequence[Path] = ()) -> None:
         self.run = Run(results.read(path))
         self.data = self.run.data
         self.rows: Mapping[str, Any] = self.data["rows"]
         self.path = path.relative_to(root)
+        self.others = [Page(other, root) for other in others]
         self.receipts = {
             name: read_sample(path.parent / name).receipt
             for phase in self.run.phases
@@ -103,6 +115,7 @@ class Page:
     def lines(self) -> Iterator[str]:
         """All of it."""
         yield from self.head()
+        yield from ("## Targets", "")
         yield from self.reached()
         yield from self.limits()
         for phase in self.run.phases:
@@ -111,20 +124,31 @@ class Page:
         yield from self.ops()
         yield from self.weights()
         yield from self.rest()
+        yield from self.elsewhere()
         yield from self.method()
 
-    def head(self) -> Iterator[str]:
-        """What this is, from where and when, and whether it counts."""
+    @property
+    def machine(self) -> str:
+        """What it was measured on."""
+        m = self.data["machine"]
+        return f"{m['cpu'] or 'unnamed CPU'}{', virtual' if m['virtual'] else ''}, {m['n_cpus']} CPUs"
+
+    def origin(self) -> str:
+        """From where and when."""
         d = self.data
-        m = d["machine"]
-        where = f"{m['cpu'] or 'unnamed CPU'}{', virtual' if m['virtual'] else ''}, {m['n_cpus']} CPUs"
         dirty = " with changes of its own" if d["dirty"] else ""
-        yield from (
-            "# Performance", "", f"<!-- generated from {self.path.as_posix()} -->", "",
-            f"Measured on {d['date']} from commit `{(d['commit'] or 'unknown')[:12]}`{dirty} on {where}, {d['build'][0]}, "
-            f"Linux {m['kernel']}, in {d['seconds'] / 60:.0f} minutes. `make bench` measures, `make bench-publish` writes this "
-            f"page from the [results]({self.path.relative_to('docs').as_posix()}); nothing here is written by hand.", "",
-        )  # fmt: skip
+        return (
+            f"Measured on {d['date']} from commit `{(d['commit'] or 'unknown')[:12]}`{dirty} on {self.machine}, {d['build'][0]}, "
+            f"Linux {d['machine']['kernel']}, in {d['seconds'] / 60:.0f} minutes"
+        )
+
+    @property
+    def link(self) -> str:
+        """To the results."""
+        return f"[results]({self.path.relative_to('docs').as_posix()})"
+
+    def quiet(self) -> Iterator[str]:
+        """Whether it counts."""
         noise = self.rows["noise"]
         if noise["is_quiet"]:
             waited = noise.get("waited_s", 0.0)
@@ -133,14 +157,24 @@ class Page:
         else:
             yield f"**The machine was not quiet; these ratios prove little:** {'; '.join(noise['reasons'])}."
         for word, name in (("Not measured", "not_measured"), ("Failed", "failures")):
-            if d[name]:
-                yield f"**{word}:** {'; '.join(d[name])}."
+            if self.data[name]:
+                yield f"**{word}:** {'; '.join(self.data[name])}."
+
+    def head(self) -> Iterator[str]:
+        """What this is."""
+        yield from (
+            "# Performance", "", f"<!-- generated from {self.path.as_posix()} -->", "",
+            f"{self.origin()}. `make bench` measures, `make bench-publish` writes this page from the {self.link}; nothing here "
+            "is written by hand.", "",
+        )  # fmt: skip
+        yield from self.quiet()
         yield from (
             "",
             "Every table states the limit measured beside it, round by round; figures are the middle of the rounds with the "
             "least and the most. The weights have the shape of BitNet b1.58 2B4T (W1.58A8, 128 256 tokens) and planted "
             "statistics, unless noise stands there; decoding is greedy and includes sampler and Python. A figure of ours with a "
-            f"unit behind it is the field of a receipt that the judge accepts at `{REQUIRED}`.",
+            f"unit behind it is the field of a receipt that the judge accepts at `{REQUIRED}`. The tables of ops show where the "
+            "time goes.",
             "",
             f"![Roofline: products a second over products a byte]({PICTURE.name})", "",
         )  # fmt: skip
@@ -148,15 +182,18 @@ class Page:
     def reached(self) -> Iterator[str]:
         """Targets."""
         found = list(targets(self.run))
-        yield from ("## Targets", "")
         yield from table(("target", "bound", "measured", "verdict"), (t.as_row() for t in found))
         missed = [t.name for t in found if t.verdict == "missed"]
-        yield (
-            f"Missed: {'; '.join(missed)}. The tables of ops show where the time goes."
-            if missed
-            else "Nothing is missed."
-        )
+        yield f"Missed: {'; '.join(missed)}." if missed else "Nothing is missed."
         yield ""
+
+    def elsewhere(self) -> Iterator[str]:
+        """Targets on the other machines."""
+        for other in self.others:
+            yield from (f"## Targets on {other.machine}", "", f"{other.origin()}: {other.link}.", "")
+            yield from other.quiet()
+            yield ""
+            yield from other.reached()
 
     def limits(self) -> Iterator[str]:
         """What the machine gave, over all rounds of each instruction set and number of threads."""
@@ -340,10 +377,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds docs")
     given = parser.parse_args(arguments)
     root = given.root.resolve()
-    path = publish(given.publish, root) if given.publish else newest(root)
+    if given.publish:
+        publish(given.publish, root)
+    *others, path = published(root) or (None,)
     if path is None:
         return 0
-    text = "\n".join(Page(path, root).lines()) + "\n"
+    text = "\n".join(Page(path, root, others).lines()) + "\n"
     page, picture = root / PAGE, root / PICTURE
     if given.check:
         drawn = picture.read_text(encoding="utf-8") if picture.is_file() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -63,8 +64,7 @@ def show(lines: Iterable[str]) -> None:
 
 def slug(*parts: object) -> str:
     """A name for a file."""
-    text = "-".join(str(part) for part in parts)
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in text).replace("--", "-").strip("-")
+    return re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts)).strip("-")
 
 
 def ternary_macs(path: Path) -> float:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks import results
-from benchmarks.document import main, newest, publish
+from benchmarks.document import main, publish, published
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase
 from benchmarks.session import Session
 from benchmarks.targets import Run, Target, targets
@@ -89,7 +89,10 @@ def test_every_figure_of_the_page_has_its_evidence(tmp_path: Path, folder: Path)
     check_claims(claims, tmp_path)
     assert {claim.status for claim in claims} == {"backed", "generated"}
     backed = [claim.text for claim in claims if claim.status == "backed"]
-    receipt = json.loads((tmp_path / "docs/baselines/2026-01-31/bench/receipts/one.json").read_text(encoding="utf-8"))
+    (place,) = (tmp_path / "docs/baselines").iterdir()
+    (copy,) = place.glob("bench-*/receipts/one.json")
+    assert place.name == "2026-01-31"
+    receipt = json.loads(copy.read_text(encoding="utf-8"))
     assert len(backed) == 2
     assert backed[0].endswith(" tok/s")
     assert float(backed[0].split()[0]) == pytest.approx(receipt["tokens_per_second"], rel=0.05)
@@ -115,8 +118,43 @@ def test_page_and_picture_are_those_of_the_results(tmp_path: Path, folder: Path)
     assert main(check) == 1
 
 
+def changed(folder: Path, place: Path, cpu: str, date: str, last: str) -> Path:
+    """A copy of a run: on another processor, of another day, its receipt of another time."""
+    shutil.copytree(folder, place)
+    path, data = place / "receipts" / "one.json", json.loads((place / "results.json").read_text(encoding="utf-8"))
+    receipt = {**json.loads(path.read_text(encoding="utf-8")), "timestamp": last}
+    path.write_text(json.dumps(receipt), encoding="utf-8")
+    data["receipts"]["receipts/one.json"]["receipt_id"] = jcs.digest(receipt)
+    data["machine"]["cpu"], data["date"] = cpu, date
+    (place / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    return place
+
+
+def test_every_machine_has_its_targets_and_the_last_run_the_page(tmp_path: Path, folder: Path) -> None:
+    early = changed(folder, tmp_path / "early", "Abacus", "2026-02-01", "2026-02-01T05:00:00Z")
+    late = changed(folder, tmp_path / "late", "Zuse", "2026-02-01", "2026-02-01T04:00:00Z")
+    for order in ((early, late), (late, early)):
+        root = tmp_path / order[0].name / "root"
+        for run in order:
+            text = page_of(root, run)
+        head, _, rest = text.partition("## Targets on Zuse, ")
+        assert "on Abacus, " in head
+        assert "on Zuse" not in head
+        assert [line.split(" | ")[0] for line in rest.splitlines() if line.startswith("| decode, f16 head")] == [
+            "| decode, f16 head, over llama.cpp TQ2_0", "| decode, f16 head, of the byte roof",
+        ]  # fmt: skip
+        assert main(["--check", "--root", str(root)]) == 0
+
+
+def test_a_run_takes_the_place_of_that_machine_s_earlier_one(tmp_path: Path, folder: Path) -> None:
+    for cpu, date in (("Abacus", "2026-02-01"), ("Zuse", "2026-02-02"), ("Abacus", "2026-02-03")):
+        publish(changed(folder, tmp_path / f"{cpu}-{date}", cpu, date, f"{date}T00:00:00Z"), tmp_path)
+    kept = [path.relative_to(tmp_path / "docs/baselines").parts[0] for path in published(tmp_path)]
+    assert kept == ["2026-02-02", "2026-02-03"]
+
+
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:
-    assert newest(tmp_path) is None
+    assert published(tmp_path) == []
     assert main(["--check", "--root", str(tmp_path)]) == 0
     assert not list(tmp_path.iterdir())
 
@@ -127,7 +165,7 @@ def test_a_receipt_that_was_touched_is_not_published(tmp_path: Path, folder: Pat
     path.write_text(json.dumps({**receipt, "timestamp": "2026-01-01T00:00:00Z"}), encoding="utf-8")
     with pytest.raises(FormatError, match="a receipt of the results: receipts/one.json"):
         publish(folder, tmp_path)
-    assert newest(tmp_path) is None
+    assert published(tmp_path) == []
 
 
 def test_a_receipt_that_the_judge_refuses_is_told_and_left_out(tmp_path: Path, folder: Path) -> None:
@@ -138,7 +176,7 @@ def test_a_receipt_that_the_judge_refuses_is_told_and_left_out(tmp_path: Path, f
     (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
     row = next(line for line in page_of(tmp_path, folder).splitlines() if line.startswith(f"| {OURS} |"))
     assert "| not accepted |" in row
-    assert not (tmp_path / "docs/baselines/2026-01-31/bench/receipts").exists()
+    assert [path.name for path in (tmp_path / "docs/baselines/2026-01-31").glob("bench-*/*")] == ["results.json"]
 
 
 def test_a_run_with_noise_says_so_first(tmp_path: Path, folder: Path) -> None:
