@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.published import publish, published
 from benchmarks.report import BANDWIDTH, BUSY, F32_PEAK, NEAR, PEAK, Phase, made
 from benchmarks.rows import STATISTICS_TOKENS
-from benchmarks.session import OPS_TOKENS, slug
+from benchmarks.session import OPS_TOKENS
 from benchmarks.targets import Run, targets
 from benchmarks.work import LONG_CONTEXT
 from tritium.bench.figures import REQUIRED, digits, read_sample
 from tritium.bench.stats import Summary, summarize
-from tritium.errors import FormatError
-from tritium.receipts import jcs, strict_json
 from tritium.receipts.files import write_text
 
-BASELINES = Path("docs/baselines")
 PAGE = Path("docs/performance.md")
 PICTURE = Path("docs/performance.svg")
 METHOD = Path(__file__).with_name("method.md")
@@ -41,42 +38,6 @@ LIMITS = {
     NEAR: "near product, GMAC/s",
     BUSY: "others' share of the CPUs, %",
 }
-
-
-def publish(folder: Path, root: Path) -> Path:
-    """Copy results and accepted receipts into the folder of their date, in place of that machine's earlier ones; the copy.
-
-    Errors: OSError; FormatError for what are no results, and for a receipt that is not the one of the results.
-    """
-    data = results.read(folder / "results.json")
-    receipts = {}
-    for name, row in data["receipts"].items():
-        sample = read_sample(folder / name)
-        found = jcs.digest(sample.receipt)
-        if found != row["receipt_id"]:
-            raise FormatError("a receipt of the results", where=name, expected=row["receipt_id"], got=found)
-        if sample.problem is None:
-            receipts[name] = sample.receipt
-    machine = slug("bench", data["machine"]["cpu"] or "unnamed CPU", data["machine"]["n_cpus"])
-    for earlier in (root / BASELINES).glob(f"*/{machine}"):
-        shutil.rmtree(earlier)
-    target = root / BASELINES / str(data["date"]) / machine
-    for name, receipt in receipts.items():
-        write_text(target / name, json.dumps(receipt, separators=(",", ":"), ensure_ascii=False) + "\n")
-    write_text(target / "results.json", json.dumps(data, separators=(",", ":"), ensure_ascii=False) + "\n")
-    return target / "results.json"
-
-
-def published(root: Path) -> list[Path]:
-    """The results of every machine, the newest run last: of two of a day the one with the last receipt."""
-
-    def moment(path: Path) -> tuple[str, str]:
-        data = results.read(path)
-        receipts = [path.parent / name for name in data["receipts"]]
-        stamps = [str(strict_json.loads(one.read_bytes())["timestamp"]) for one in receipts if one.is_file()]
-        return str(data["date"]), max(stamps, default="")
-
-    return sorted((root / BASELINES).glob("*/bench-*/results.json"), key=moment)
 
 
 def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -103,14 +64,14 @@ class Page:
         self.run = Run(results.read(path))
         self.data = self.run.data
         self.rows: Mapping[str, Any] = self.data["rows"]
-        self.path = path.relative_to(root)
+        self.folder, self.path = path.parent, path.relative_to(root)
         self.others = [Page(other, root) for other in others]
-        self.receipts = {
-            name: read_sample(path.parent / name).receipt
-            for phase in self.run.phases
-            for name in phase.receipts.values()
-            if (path.parent / name).is_file()
-        }
+
+    @cached_property
+    def receipts(self) -> dict[str, Mapping[str, Any]]:
+        """Those that were accepted, by their files."""
+        names = {name for phase in self.run.phases for name in phase.receipts.values()}
+        return {name: read_sample(self.folder / name).receipt for name in names if (self.folder / name).is_file()}
 
     def lines(self) -> Iterator[str]:
         """All of it."""

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks import results
-from benchmarks.document import main, publish, published
+from benchmarks.document import main
+from benchmarks.published import publish, published
 from benchmarks.report import BANDWIDTH, BUSY, CONTROL, F32_PEAK, PEAK, Load, Phase
 from benchmarks.session import Session
 from benchmarks.targets import Run, Target, targets
@@ -118,11 +119,15 @@ def test_page_and_picture_are_those_of_the_results(tmp_path: Path, folder: Path)
     assert main(check) == 1
 
 
-def changed(folder: Path, place: Path, cpu: str, date: str, last: str) -> Path:
-    """A copy of a run: on another processor, of another day, its receipt of another time."""
+def stamp(n: int) -> str:
+    return f"2026-11-21T06:11:20.75480{n}Z"
+
+
+def changed(folder: Path, place: Path, cpu: str, date: str, last: int = 0) -> Path:
+    """A copy of a run: on another processor, of another day, its receipt later by microseconds, which its clocks bear."""
     shutil.copytree(folder, place)
     path, data = place / "receipts" / "one.json", json.loads((place / "results.json").read_text(encoding="utf-8"))
-    receipt = {**json.loads(path.read_text(encoding="utf-8")), "timestamp": last}
+    receipt = {**json.loads(path.read_text(encoding="utf-8")), "timestamp": stamp(last)}
     path.write_text(json.dumps(receipt), encoding="utf-8")
     data["receipts"]["receipts/one.json"]["receipt_id"] = jcs.digest(receipt)
     data["machine"]["cpu"], data["date"] = cpu, date
@@ -130,16 +135,19 @@ def changed(folder: Path, place: Path, cpu: str, date: str, last: str) -> Path:
     return place
 
 
-def test_every_machine_has_its_targets_and_the_last_run_the_page(tmp_path: Path, folder: Path) -> None:
-    early = changed(folder, tmp_path / "early", "Abacus", "2026-02-01", "2026-02-01T05:00:00Z")
-    late = changed(folder, tmp_path / "late", "Zuse", "2026-02-01", "2026-02-01T04:00:00Z")
+@pytest.mark.parametrize(("last", "other"), [("Abacus", "Zuse"), ("Zuse", "Abacus")])
+def test_every_machine_has_its_targets_and_the_last_run_the_page(
+    tmp_path: Path, folder: Path, last: str, other: str
+) -> None:
+    late = changed(folder, tmp_path / "late", last, "2026-02-01", 2)
+    early = changed(folder, tmp_path / "early", other, "2026-02-01", 1)
     for order in ((early, late), (late, early)):
         root = tmp_path / order[0].name / "root"
         for run in order:
             text = page_of(root, run)
-        head, _, rest = text.partition("## Targets on Zuse, ")
-        assert "on Abacus, " in head
-        assert "on Zuse" not in head
+        head, _, rest = text.partition(f"## Targets on {other}, ")
+        assert f"on {last}, " in head
+        assert f"on {other}" not in head
         assert [line.split(" | ")[0] for line in rest.splitlines() if line.startswith("| decode, f16 head")] == [
             "| decode, f16 head, over llama.cpp TQ2_0", "| decode, f16 head, of the byte roof",
         ]  # fmt: skip
@@ -148,9 +156,28 @@ def test_every_machine_has_its_targets_and_the_last_run_the_page(tmp_path: Path,
 
 def test_a_run_takes_the_place_of_that_machine_s_earlier_one(tmp_path: Path, folder: Path) -> None:
     for cpu, date in (("Abacus", "2026-02-01"), ("Zuse", "2026-02-02"), ("Abacus", "2026-02-03")):
-        publish(changed(folder, tmp_path / f"{cpu}-{date}", cpu, date, f"{date}T00:00:00Z"), tmp_path)
+        publish(changed(folder, tmp_path / f"{cpu}-{date}", cpu, date), tmp_path)
     kept = [path.relative_to(tmp_path / "docs/baselines").parts[0] for path in published(tmp_path)]
     assert kept == ["2026-02-02", "2026-02-03"]
+
+
+def test_a_copy_that_breaks_off_leaves_what_was_published(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = publish(changed(folder, tmp_path / "early", "Abacus", "2026-02-01", 1), tmp_path)
+    later = changed(folder, tmp_path / "later", "Abacus", "2026-02-01", 2)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.published.write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            publish(later, tmp_path)
+    assert stamp(1) in (before.parent / "receipts" / "one.json").read_text(encoding="utf-8")
+    assert publish(later, tmp_path) == before
+    assert stamp(2) in (before.parent / "receipts" / "one.json").read_text(encoding="utf-8")
+    assert [path.name for path in before.parent.parent.iterdir()] == [before.parent.name]
 
 
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:
